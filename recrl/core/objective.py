@@ -1,0 +1,70 @@
+"""What is optimised and measured: one spec for training, off-policy evaluation, A/B tests and the dashboard."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from recrl.core.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Signal:
+    """One reward signal with its own discount.
+
+    ``name`` is a behaviour, ``watch_seconds``, ``rating`` or ``return`` (minus the return gap in days).
+    ``discount_within`` applies from request to request inside a session, ``discount_across`` over a session
+    boundary (1 and 0 give RLUR's rule: undiscounted inside a session, nothing beyond).
+    """
+
+    name: str
+    weight: float = 1.0
+    discount_within: float = 0.99
+    discount_across: float = 0.99
+
+    def __post_init__(self) -> None:
+        for field in ("discount_within", "discount_across"):
+            value = getattr(self, field)
+            if not 0.0 <= value <= 1.0:
+                raise ConfigError(f"{field} of signal {self.name!r} is {value}; a discount lies in [0, 1]", where=f"objective.{field}")
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """A bound on a response: ``at_least`` for interactions to protect, ``at_most`` for harms such as hate."""
+
+    signal: Signal
+    direction: Literal["at_least", "at_most"]
+    bound: float | None = None
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Main reward, constrained responses, and what retention means.
+
+    Attributes:
+        main: the signal to maximise.
+        constraints: responses to protect, each with its own discount.
+        retention_day: ``k`` of day-k retention.
+        max_gap_days: a user who has not returned within this many days counts as churned.
+        horizon_days: length of an experiment in simulated days.
+    """
+
+    main: Signal = Signal("long_view")
+    constraints: tuple[Constraint, ...] = ()
+    retention_day: int = 1
+    max_gap_days: int = 10
+    horizon_days: int = 30
+
+    def __post_init__(self) -> None:
+        names = [s.name for s in self.signals]
+        if len(set(names)) != len(names):
+            raise ConfigError(f"each signal may appear once; got {names}", where="objective.constraints", mend="name each response once")
+        for field in ("retention_day", "max_gap_days", "horizon_days"):
+            if getattr(self, field) < 1:
+                raise ConfigError(f"{field} is {getattr(self, field)}; it must be at least 1", where=f"objective.{field}")
+
+    @property
+    def signals(self) -> tuple[Signal, ...]:
+        """Main signal first, then the constrained ones: the column order of every reward array."""
+        return (self.main, *(c.signal for c in self.constraints))

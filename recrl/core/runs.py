@@ -1,0 +1,226 @@
+"""The run folder: what a run was asked, what it ran on, and what came out; readable while the run goes on.
+
+::
+
+    <runs>/<name>/
+      config.json            the resolved configuration
+      environment.json       versions, command, seed, data hash
+      status.json            state, process, progress, heartbeat
+      metrics/<stream>/part-000000.parquet ...   append-only, one part a flush
+      checkpoints/           newest exact state
+      artifacts/             tables (Parquet), report.html
+
+Every file appears whole: written beside its place, then moved.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from recrl.core.errors import ConfigError, StorageError
+from recrl.core.files import atomic_path, read_json, write_json
+
+RunState = Literal["running", "done", "stopped", "failed"]
+_PACKAGES = ("torch", "numpy", "pandas", "polars", "pyarrow", "lightgbm", "recbole", "streamlit", "gymnasium", "scipy")
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of Python and of the packages results depend on; ``absent`` where one is not installed."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "absent"
+    return found
+
+
+@dataclass(frozen=True)
+class Status:
+    """State of a run as its last heartbeat left it."""
+
+    state: RunState
+    pid: int
+    started: float
+    updated: float
+    stage: str = ""
+    done: float = 0.0
+    message: str = ""
+
+    @property
+    def effective_state(self) -> RunState:
+        """``running`` only while its process is alive on this machine; a killed run reads ``stopped``."""
+        return "stopped" if self.state == "running" and not _alive(self.pid) else self.state
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    # a zombie still answers to signal 0
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except (OSError, IndexError):
+        return True
+
+
+class RunFolder:
+    """One run on disk. Make it with :meth:`create`, look at it with :meth:`open`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def create(
+        cls,
+        path: Path | str,
+        *,
+        kind: str,
+        config: Mapping[str, Any],
+        seed: int,
+        data_hash: str = "",
+        command: Sequence[str] | None = None,
+    ) -> RunFolder:
+        """Start a run in ``path``, or go on with the one there if it was asked the same.
+
+        **Errors**: :class:`ConfigError` when the folder holds a run with another configuration.
+        """
+        run = cls(Path(path))
+        wanted = {"kind": kind, "seed": seed, **config}
+        if (run.path / "config.json").exists():
+            held = read_json(run.path / "config.json")
+            if held != wanted:
+                changed = sorted(k for k in held.keys() | wanted.keys() if held.get(k) != wanted.get(k))
+                raise ConfigError(
+                    f"run {run.path.name!r} was started with other options: {', '.join(changed)}",
+                    where=str(run.path),
+                    mend="choose another run name, or remove the folder",
+                )
+        else:
+            write_json(run.path / "config.json", wanted)
+        write_json(
+            run.path / "environment.json",
+            {
+                "versions": package_versions(),
+                "seed": seed,
+                "data_hash": data_hash,
+                "command": list(command or sys.argv),
+                "platform": platform.platform(),
+            },
+        )
+        run.set_status("running", started=time.time())
+        return run
+
+    @classmethod
+    def open(cls, path: Path | str) -> RunFolder:
+        """An existing run, for reading.
+
+        **Errors**: :class:`StorageError` when there is no run.
+        """
+        run = cls(Path(path))
+        if not (run.path / "config.json").is_file():
+            raise StorageError(f"no run in {run.path}", where=str(run.path), mend="check the name; every run folder holds a config.json")
+        return run
+
+    @property
+    def name(self) -> str:
+        """Folder name of the run."""
+        return self.path.name
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The resolved configuration the run was started with."""
+        data: dict[str, Any] = read_json(self.path / "config.json")
+        return data
+
+    @property
+    def status(self) -> Status:
+        """State and progress."""
+        return Status(**read_json(self.path / "status.json"))
+
+    def set_status(self, state: RunState, *, stage: str = "", done: float = 0.0, message: str = "", started: float | None = None) -> None:
+        """Write the heartbeat; ``done`` is the finished share of the run, 0 to 1."""
+        if started is None:
+            started = self.status.started
+        write_json(
+            self.path / "status.json",
+            {
+                "state": state,
+                "pid": os.getpid(),
+                "started": started,
+                "updated": time.time(),
+                "stage": stage,
+                "done": done,
+                "message": message,
+            },
+        )
+
+    @contextmanager
+    def running(self) -> Iterator[RunFolder]:
+        """Mark the run done, stopped (Ctrl-C) or failed when the block ends."""
+        try:
+            yield self
+        except KeyboardInterrupt:
+            self.set_status("stopped", message="interrupted; run the same command to go on")
+            raise
+        except BaseException as error:
+            # a full disk may refuse this too; the first error is the one to show
+            with suppress(StorageError):
+                self.set_status("failed", message=str(error))
+            raise
+        self.set_status("done", done=1.0)
+
+    def write_table(self, name: str, table: pa.Table) -> Path:
+        """Write a result table to ``artifacts/<name>.parquet``, atomically."""
+        return _write_parquet(self.path / "artifacts" / f"{name}.parquet", table)
+
+    def append_metrics(self, stream: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Append ``rows`` (``step``, ``name``, ``value`` and any labels) as one more part of a metric stream."""
+        if not rows:
+            return
+        folder = self.path / "metrics" / stream
+        parts = sorted(folder.glob("part-*.parquet"))
+        number = int(parts[-1].stem.split("-")[1]) + 1 if parts else 0
+        _write_parquet(folder / f"part-{number:06d}.parquet", pa.Table.from_pylist([dict(row) for row in rows]))
+
+    def truncate_metrics(self, stream: str, after_step: int) -> None:
+        """Drop metric rows beyond ``after_step``: a resumed run writes them again."""
+        for part in sorted((self.path / "metrics" / stream).glob("part-*.parquet")):
+            table = pq.read_table(part)
+            kept = table.filter(pa.compute.less_equal(table["step"], after_step))
+            if kept.num_rows == 0:
+                part.unlink()
+            elif kept.num_rows < table.num_rows:
+                _write_parquet(part, kept)
+
+    def artifact(self, name: str) -> Path:
+        """Path of an artifact (its folder exists)."""
+        path = self.path / "artifacts" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the run's checkpoints."""
+        return self.path / "checkpoints"
+
+
+def _write_parquet(path: Path, table: pa.Table) -> Path:
+    with atomic_path(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
+    return path
