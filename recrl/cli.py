@@ -1,0 +1,116 @@
+"""The verbs: parse, call, print; no logic of their own.
+
+Every verb takes ``--json`` (one JSON object as the last line of stdout, progress on stderr) and ``--debug`` (tracebacks). Exit status:
+0 done, 2 the user's mistake (what, where, mend), 130 Ctrl-C with everything so far kept, 1 a defect.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+# a process computes on one core; several seeds or shards are several processes. Set before any library starts its threads.
+for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(_variable, "1")
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One verb: the module and function that do it; its first parameter's type is the verb's options."""
+
+    module: str
+    function: str
+    help: str
+
+
+VERBS: dict[str, Verb] = {
+    "demo": Verb("recrl.verbs.demo", "demo", "the whole loop on real data: learn, estimate, simulate, compare, report"),
+    "data list": Verb("recrl.verbs.data", "list_datasets", "datasets and prepared stores"),
+    "data prepare": Verb("recrl.verbs.data", "prepare_dataset", "official files -> sorted columnar store"),
+    "data describe": Verb("recrl.verbs.data", "describe_dataset", "depth, return gaps, rates, popularity: tables and plots"),
+    "train": Verb("recrl.verbs.train", "train", "train a learner on a log"),
+    "ope": Verb("recrl.verbs.ope", "ope", "off-policy estimates of a run's policies"),
+    "simulate fit": Verb("recrl.verbs.simulate", "fit", "fit a user-retention simulator to a log"),
+    "simulate report": Verb("recrl.verbs.simulate", "report", "how well a fitted simulator matches held-out users"),
+    "ab": Verb("recrl.verbs.ab", "ab", "A/B test of policies in a fitted simulator"),
+    "dashboard": Verb("recrl.verbs.dashboard", "dashboard", "open the dashboard on a folder of runs"),
+    "doctor": Verb("recrl.verbs.doctor", "doctor", "versions, device, data found, what is missing and the mend"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line; returns the exit status."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug, as_json = _take(words, "--debug"), _take(words, "--json")
+    name = next((n for n in (" ".join(words[:2]), " ".join(words[:1])) if n in VERBS), None)
+    if name is None:
+        return _usage(words)
+
+    from recrl.console import Talk
+    from recrl.core.errors import RecrlError
+
+    talk = Talk(as_json)
+    try:
+        return _call(VERBS[name], name, words[len(name.split()) :], talk)
+    except RecrlError as error:
+        if debug:
+            traceback.print_exc()
+        talk.error(error)
+        return 2
+    except KeyboardInterrupt:
+        talk.close()
+        print("recrl: stopped; everything so far is kept, the same command goes on", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # the reader went away (`recrl ... | head`)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    finally:
+        talk.close()
+
+
+def _call(verb: Verb, name: str, words: list[str], talk: Any) -> int:
+    import tyro
+
+    function: Callable[..., int | None] = getattr(importlib.import_module(verb.module), verb.function)
+    options_type = function.__annotations__["options"]
+    if isinstance(options_type, str):
+        options_type = vars(importlib.import_module(verb.module))[options_type]
+    footer = "Also: --json prints one JSON object as the last line of stdout; --debug shows tracebacks."
+    try:
+        options = tyro.cli(
+            options_type, args=words, prog=f"recrl {name}", description=f"{verb.help}. {footer}", config=(tyro.conf.OmitArgPrefixes,)
+        )
+    except SystemExit as done:
+        return int(done.code or 0)
+    return function(options, talk) or 0
+
+
+def _take(words: list[str], flag: str) -> bool:
+    found = flag in words
+    while flag in words:
+        words.remove(flag)
+    return found
+
+
+def _usage(words: list[str]) -> int:
+    asked = not words or words[0] in ("-h", "--help", "help")
+    group = [n for n in VERBS if words and n.split()[0] == words[0]]
+    if group and (len(words) == 1 or words[1] in ("-h", "--help")):
+        asked = len(words) > 1
+    out = sys.stdout if asked else sys.stderr
+    if words and not asked:
+        print(f"recrl: unknown command {' '.join(words[:2])!r}", file=sys.stderr)
+    print("usage: recrl VERB [options]   (recrl VERB --help lists the options of a verb)\n", file=out)
+    for name in group or VERBS:
+        print(f"  {name:<16} {VERBS[name].help}", file=out)
+    return 0 if asked else 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

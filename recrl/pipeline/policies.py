@@ -1,0 +1,53 @@
+"""Policies by what a user calls them: ``random``, ``popularity``, a saved policy, or a run that holds some."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from recrl.core.errors import ConfigError
+from recrl.pipeline.setting import Setting
+from recrl.policies import load_policy
+from recrl.policies.items import ItemPolicy, item_spec, popularity_policy, random_policy
+
+BASELINES = ("random", "popularity")
+
+
+def baseline(name: str, setting: Setting) -> ItemPolicy:
+    """``random`` or ``popularity`` over the items of the log."""
+    spec = item_spec(setting.log.n_items)
+    return random_policy(spec) if name == "random" else popularity_policy(setting.log_counts.expm1(), spec)
+
+
+def named_policies(names: Sequence[Path | str], setting: Setting, *, runs: Path, with_baselines: bool = True) -> dict[str, ItemPolicy]:
+    """The policies that ``names`` stand for, by their names.
+
+    **Errors**: :class:`ConfigError` for a name that is none of these, a policy that shows no items, or another catalogue.
+    """
+    found = {name: baseline(name, setting) for name in BASELINES} if with_baselines else {}
+    for name in names:
+        if str(name) in BASELINES:
+            found[str(name)] = baseline(str(name), setting)
+            continue
+        for folder in _folders(Path(name), runs):
+            policy = load_policy(folder)
+            if not isinstance(policy, ItemPolicy) or policy.scores.items != setting.log.n_items:
+                raise ConfigError(
+                    f"policy {folder.name!r} does not choose among the {setting.log.n_items} items of this log",
+                    where=str(folder),
+                    mend="give a policy that was trained on the same data",
+                )
+            found[folder.name] = policy
+    return found
+
+
+def _folders(path: Path, runs: Path) -> list[Path]:
+    for base in (path, runs / path):
+        if (base / "policy.json").is_file():
+            return [base]
+        inside = sorted(p.parent for p in (base / "artifacts" / "policies").glob("*/policy.json"))
+        if inside:
+            return inside
+    raise ConfigError(
+        f"no policy {str(path)!r}", where="policy", mend=f"give {', '.join(BASELINES)}, a saved policy, or a run that holds policies"
+    )

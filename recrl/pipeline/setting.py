@@ -1,0 +1,167 @@
+"""A prepared dataset with everything the stages share: split, transitions, item vectors, predicted behaviours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from scipy.sparse import csr_matrix
+from scipy.sparse.linalg import svds
+from torch import Tensor
+
+from recrl.algorithms.task import Task
+from recrl.core.contracts import ActionSpec
+from recrl.core.errors import ConfigError, DataError
+from recrl.core.objective import Objective, Signal
+from recrl.core.torch.views import as_tensor
+from recrl.policies.fusion import PredictedBehaviours
+from recrl.policies.items import item_spec
+from recrl.replay.logged import ActionEncoder, LoggedBuffer
+from recrl_datasets import REGISTRY, Log, Split, Store, open_store, prepare, split_by_time
+from simulators import LatentResponse, fit_response
+
+Progress = Callable[[float, str], None]
+LogAction = Literal["item", "embedding", "fusion_weights"]
+"""Action kinds that a learner can take from a log."""
+
+SessionRule = Literal["auto", "gap", "day"]
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """Which log, and how it is read.
+
+    Attributes:
+        data: name of a dataset (`recrl data list`) or path of a prepared store.
+        root: folder of the dataset's official files, where it needs one.
+        stores: where prepared stores live.
+        session_rule: ``gap`` (30 minutes), ``day`` (calendar days), or ``auto``: days for logs whose sessions are thinned to
+            single rows (KuaiRand Pure), gaps otherwise.
+        signal: reward to maximise: a behaviour, ``watch_seconds``, ``rating`` or ``return``.
+        vector_size: length of item vectors.
+    """
+
+    data: str = "ml-100k"
+    root: Path | None = None
+    stores: Path = Path("stores")
+    session_rule: SessionRule = "auto"
+    signal: str = "long_view"
+    vector_size: int = 32
+
+    def __post_init__(self) -> None:
+        if self.vector_size < 2 or self.vector_size % 2:
+            raise ConfigError(f"vector_size={self.vector_size}", where="data.vector_size", mend="give an even length of at least 2")
+
+
+def load_store(options: DataOptions, progress: Progress | None = None) -> Store:
+    """The prepared store that ``options`` name, prepared now if need be.
+
+    **Errors**: :class:`ConfigError` for a name that is neither a dataset nor a store.
+    """
+    if options.data in REGISTRY:
+        return prepare(options.data, root=options.root, stores=options.stores, progress=progress)
+    for path in (Path(options.data), options.stores / options.data):
+        if path.is_dir():
+            return open_store(path)
+    known = ", ".join(REGISTRY)
+    raise ConfigError(
+        f"no dataset or store {options.data!r}", where="--data", mend=f"choose one of {known}, or give the path of a prepared store"
+    )
+
+
+def session_rule_of(store: Store, rule: SessionRule) -> Literal["gap", "day"]:
+    """The session rule in force: ``auto`` means calendar days where the log names them, gaps otherwise."""
+    if rule != "auto":
+        return rule
+    return "day" if store.log().has("local_date") else "gap"
+
+
+class Setting:
+    """One dataset, split by time, ready for learners, estimates and simulators.
+
+    Everything learned here (item vectors, counts, predicted behaviours) comes from the training part.
+    """
+
+    def __init__(self, store: Store, options: DataOptions) -> None:
+        self.store, self.options = store, options
+        self.log: Log = store.log()
+        self.split: Split = split_by_time(self.log)
+        self.session_rule = session_rule_of(store, options.session_rule)
+        self.objective = Objective(main=Signal(options.signal))
+
+    @cached_property
+    def log_counts(self) -> Tensor:
+        """Log of one plus the training count of each item, (n_items,)."""
+        counts = np.bincount(self.split.train.column("item"), minlength=self.log.n_items)
+        return torch.log1p(as_tensor(counts).to(torch.float32))
+
+    @cached_property
+    def item_vectors(self) -> Tensor:
+        """Truncated SVD of the training user-item table (1 for a long view, 0.3 for any row), scaled into [-1, 1], (n_items, d)."""
+        return svd_item_vectors(self.split.train, self.options.vector_size)
+
+    @cached_property
+    def responses(self) -> LatentResponse:
+        """The platform's own response predictions, fitted on training rows."""
+        return fit_response(self.split.train)
+
+    @cached_property
+    def predictions(self) -> PredictedBehaviours:
+        """Standardised predicted behaviours for fusion weights."""
+        train = self.split.train
+        users, items = (as_tensor(train.column(name)).to(torch.int64) for name in ("user", "item"))
+        return PredictedBehaviours.fit(self.responses, users, items)
+
+    def action_spec(self, kind: LogAction) -> ActionSpec:
+        """Spec of an action of this kind on this log."""
+        if kind == "item":
+            return item_spec(self.log.n_items)
+        return ActionSpec(kind, (self.item_vectors.shape[1] if kind == "embedding" else 7,))
+
+    def task(self, kind: LogAction, device: str = "cpu") -> Task:
+        """The task a learner of this action kind is given."""
+        return Task(self.action_spec(kind), self.objective, self.item_vectors.to(device), self.log_counts.to(device), device)
+
+    def buffer(self, kind: LogAction, device: str = "cpu") -> LoggedBuffer:
+        """Transitions with actions of this kind.
+
+        A log of shown items holds no vector actions. The action that stands for a shown item is its vector (``embedding``) or
+        its standardised predicted behaviours for that user (``fusion_weights``): ranking by it favours items alike.
+        """
+        return LoggedBuffer(
+            self.log, self.objective, session_rule=self.session_rule, encode_action=self._encoder(kind, device), device=device
+        )
+
+    def _encoder(self, kind: LogAction, device: str) -> ActionEncoder | None:
+        if kind == "item":
+            return None
+        if kind == "embedding":
+            vectors = self.item_vectors.to(device)
+            return lambda user, item: vectors[item]
+        predictions = self.predictions.to(device)
+        return lambda user, item: predictions(user, item.unsqueeze(1)).squeeze(1)
+
+
+def svd_item_vectors(log: Log, size: int) -> Tensor:
+    """Item vectors from a log by truncated SVD, (n_items, size), components in [-1, 1].
+
+    **Errors**: :class:`DataError` where the log has fewer users or items than ``size``.
+    """
+    if min(log.n_users, log.n_items) <= size:
+        raise DataError(
+            f"{log.n_users} users and {log.n_items} items do not support vectors of length {size}",
+            where="--vector-size",
+            mend=f"choose at most {min(log.n_users, log.n_items) - 1}",
+        )
+    liked = log.column("long_view").astype(np.float64) if log.has("long_view") else np.ones(log.n_rows)
+    table = csr_matrix((0.3 + 0.7 * liked, (log.column("user"), log.column("item"))), shape=(log.n_users, log.n_items))
+    # a fixed start makes the Lanczos iteration, and so the vectors, the same every time
+    _, values, right = svds(table, k=size, v0=np.ones(min(table.shape)))
+    order = np.argsort(-values)
+    vectors = right[order].T * np.sqrt(values[order])
+    return torch.from_numpy((vectors / np.abs(vectors).max()).astype(np.float32))

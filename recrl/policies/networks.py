@@ -1,0 +1,107 @@
+"""Networks the learners share: an MLP, an actor over an encoder, and twin critics as one batched matmul."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from recrl.core.contracts import Observation
+from recrl.core.streams import Purpose
+from recrl.core.torch.streams import TensorStreams
+from recrl.policies.encoders import Encoder
+
+
+def initialise(module: nn.Module, seed: int) -> None:
+    """Fill every parameter from the INITIALISATION stream: weights U(-1/sqrt(fan_in), 1/sqrt(fan_in)), biases 0.
+
+    Equal seeds give equal networks whatever ran before; no global generator is touched.
+    """
+    streams = TensorStreams(seed)
+    with torch.no_grad():
+        for k, (name, parameter) in enumerate(module.named_parameters()):
+            if parameter.ndim < 2:
+                # scales of layer norms stay 1, every bias starts at 0
+                parameter.fill_(1.0 if name.endswith("weight") else 0.0)
+                continue
+            bound = 1.0 / math.sqrt(parameter.shape[-1])
+            rows = torch.arange(parameter.numel() // parameter.shape[-1])
+            draws = streams.uniform(rows, k, Purpose.INITIALISATION, (parameter.shape[-1],))
+            parameter.copy_((2.0 * draws - 1.0).reshape(parameter.shape) * bound)
+
+
+def mlp(sizes: Sequence[int]) -> nn.Sequential:
+    """Linear layers with ReLU between them; the last one is linear."""
+    layers: list[nn.Module] = []
+    for fan_in, fan_out in itertools.pairwise(sizes):
+        layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+def draw_ids(observation: Observation, device: torch.device) -> Tensor:
+    """Keys of the random draws of a batch, (B,) int64."""
+    for ids in (observation.draw_id, observation.user):
+        if ids is not None:
+            return ids
+    return torch.arange(len(observation), device=device)
+
+
+class Actor(nn.Module):
+    """Encoder -> layer norm -> MLP -> tanh, scaled to the action bounds: Observation (B) -> (B, d)."""
+
+    def __init__(self, encoder: Encoder, hidden: Sequence[int], action_size: int, low: float, high: float) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.norm = nn.LayerNorm(encoder.width)
+        self.body = mlp([encoder.width, *hidden, action_size])
+        self.centre, self.half_range = (high + low) / 2.0, (high - low) / 2.0
+
+    def forward(self, observation: Observation) -> Tensor:
+        """Deterministic actions."""
+        return self.head(self.encoder(observation))
+
+    def head(self, state: Tensor) -> Tensor:
+        """Actions of encoded states (B, width)."""
+        out: Tensor = self.centre + self.half_range * torch.tanh(self.body(self.norm(state)))
+        return out
+
+
+class EnsembleLinear(nn.Module):
+    """``members`` linear layers in one batched matmul: (E, B, in) -> (E, B, out)."""
+
+    def __init__(self, members: int, fan_in: int, fan_out: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(members, fan_out, fan_in))
+        self.bias = nn.Parameter(torch.zeros(members, 1, fan_out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply member ``e`` to slice ``e``."""
+        return torch.baddbmm(self.bias, x, self.weight.transpose(1, 2))
+
+
+class Critics(nn.Module):
+    """``members`` independent action values in one pass: state (B, width), action (B, d) -> (E, B)."""
+
+    def __init__(self, width: int, action_size: int, hidden: Sequence[int], members: int = 2) -> None:
+        super().__init__()
+        self.members = members
+        self.norm = nn.LayerNorm(width)
+        sizes = [width + action_size, *hidden, 1]
+        self.layers = nn.ModuleList(EnsembleLinear(members, i, o) for i, o in itertools.pairwise(sizes))
+
+    def forward(self, state: Tensor, action: Tensor) -> Tensor:
+        """Values of all members."""
+        x = torch.cat([self.norm(state), action], dim=1).expand(self.members, -1, -1)
+        for layer in self.layers[:-1]:
+            x = torch.relu(layer(x))
+        out: Tensor = self.layers[-1](x).squeeze(-1)
+        return out
+
+
+@torch.no_grad()
+def polyak(target: nn.Module, online: nn.Module, tau: float) -> None:
+    """``target <- (1 - tau) target + tau online`` over all parameters in one fused call."""
+    torch._foreach_lerp_(list(target.parameters()), list(online.parameters()), tau)

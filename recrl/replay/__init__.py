@@ -1,0 +1,1 @@
+"""Buffers of transitions and the samplers that draw training batches from them."""

@@ -1,0 +1,64 @@
+"""Samplers: which rows make the next training batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from recrl.core.contracts import Transitions
+from recrl.core.errors import DataError
+from recrl.core.streams import Purpose
+from recrl.core.torch.streams import TensorStreams
+
+
+class Buffer(Protocol):
+    """Anything that gives the transitions of row numbers."""
+
+    device: torch.device
+
+    def gather(self, index: Tensor) -> Transitions:
+        """Transitions of the rows ``index`` (B,)."""
+        ...
+
+
+class UniformSampler:
+    """Rows drawn uniformly with replacement; batch ``step`` is a function of the seed and ``step`` alone.
+
+    Args:
+        buffer: where transitions come from.
+        rows: row numbers to draw from, (n,) int64.
+        seed: of the BATCHES stream.
+
+    **Errors**: :class:`DataError` when there is nothing to draw from.
+    """
+
+    def __init__(self, buffer: Buffer, rows: Tensor, seed: int) -> None:
+        if rows.numel() == 0:
+            raise DataError(
+                "no rows to draw batches from",
+                where="UniformSampler.rows",
+                mend="the training part holds no user with two rows; use a longer log",
+            )
+        self.buffer, self.rows = buffer, rows.to(buffer.device)
+        self._streams = TensorStreams(seed, buffer.device)
+        self._lanes = torch.arange(0, device=buffer.device)
+
+    def sample(self, size: int, step: int) -> Transitions:
+        """The batch of ``step``."""
+        if self._lanes.numel() != size:
+            self._lanes = torch.arange(size, device=self.buffer.device)
+        drawn = self._streams.integers(self.rows.numel(), self._lanes, step, Purpose.BATCHES)
+        return self.buffer.gather(self.rows[drawn])
+
+    def update_priorities(self, index: Tensor, priorities: Tensor) -> None:
+        """Uniform sampling has no priorities."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: the draw is counter-based."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Nothing to restore."""

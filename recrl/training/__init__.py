@@ -1,0 +1,1 @@
+"""Loops that train a learner, and the checkpoints that let them go on."""

@@ -1,0 +1,77 @@
+"""``recrl ope``: off-policy estimates of policies on the test part of a log."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from recrl.console import Talk
+from recrl.core.errors import ConfigError
+from recrl.core.runs import RunFolder
+from recrl.pipeline.estimate import estimate
+from recrl.pipeline.learn import LearnConfig, learn
+from recrl.pipeline.policies import named_policies
+from recrl.pipeline.setting import DataOptions, Setting, load_store
+from recrl.training.offline import OfflineConfig
+
+
+@dataclass(frozen=True)
+class OpeOptions:
+    """Policies of a run on the test part of a log.
+
+    Attributes:
+        source: a run folder with policies, or a saved policy; `popularity` and `random` are always estimated beside them.
+        data: the log.
+        estimators: names of estimators.
+        level: nominal coverage of the intervals.
+        behaviour_steps: training steps of the estimated logging policy.
+        seed: of the estimated logging policy.
+        runs: where runs live.
+        run: name of the run that holds the estimates; default `ope-<source>`.
+    """
+
+    source: Annotated[Path, tyro.conf.Positional]
+    data: Annotated[DataOptions, tyro.conf.arg(name="")] = DataOptions()
+    estimators: tuple[str, ...] = ("ips", "snips", "ncis")
+    level: float = 0.95
+    behaviour_steps: int = 1_500
+    seed: int = 0
+    runs: Path = Path("runs")
+    run: str = ""
+
+
+def ope(options: OpeOptions, talk: Talk) -> None:
+    """Estimate, write the tables, print them."""
+    store = load_store(options.data, talk.progress("prepare"))
+    setting = Setting(store, options.data)
+    policies = named_policies([options.source], setting, runs=options.runs)
+    asked = {"source": str(options.source), "data": store.name, "estimators": list(options.estimators), "level": options.level}
+    run = RunFolder.create(
+        options.runs / (options.run or f"ope-{options.source.name}"),
+        kind="ope",
+        config=asked,
+        seed=options.seed,
+        data_hash=store.manifest.content_hash,
+    )
+    if not 0.0 < options.level < 1.0:
+        raise ConfigError(f"level={options.level}", where="--level", mend="give a coverage between 0 and 1, for example 0.95")
+    with run.running():
+        cloned = LearnConfig("bc", "item", OfflineConfig(steps=options.behaviour_steps), label="logging-policy")
+        behaviour = learn(setting, cloned, run, seed=options.seed, progress=talk.progress("logging policy"))
+        result = estimate(
+            setting, policies, behaviour, run, estimators=options.estimators, level=options.level, progress=talk.progress("estimate")
+        )
+    talk.close()
+    print_estimates(result.estimates.to_pylist(), talk)
+    talk.say(f"run: {run.path}")
+    talk.result({"run": str(run.path), "estimates": result.estimates.to_pylist()})
+
+
+def print_estimates(rows: list[dict[str, object]], talk: Talk) -> None:
+    """The main columns of the `estimates` table."""
+    columns = ["policy", "signal", "estimator", "value", "lower", "upper", "ess", "verdict"]
+    shown = [[f"{row[c]:.4g}" if isinstance(row[c], float) else f"{row[c]}" for c in columns] for row in rows]
+    talk.table("Off-policy estimates", columns, shown)

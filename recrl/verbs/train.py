@@ -1,0 +1,70 @@
+"""``recrl train``: one learner on one log."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from recrl.algorithms import REGISTRY
+from recrl.algorithms.bc import BCConfig
+from recrl.algorithms.td3_bc import TD3BCConfig
+from recrl.console import Talk
+from recrl.core.errors import ConfigError
+from recrl.core.runs import RunFolder
+from recrl.pipeline.learn import LearnConfig, learn, policy_folder
+from recrl.pipeline.setting import DataOptions, LogAction, Setting, load_store
+from recrl.training.offline import OfflineConfig
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """One learner on one log.
+
+    Attributes:
+        algorithm: `bc` or `td3_bc`.
+        action: what the learner decides: an item, an item embedding, or fusion weights over predicted behaviours.
+        data: the log.
+        offline: length and portions of training.
+        bc: options of `bc`.
+        td3_bc: options of `td3_bc`.
+        temperature: spread of the item choice of a vector learner.
+        seed: of networks, batches and noise.
+        device: `cpu`, or `cuda` where there is one.
+        runs: where runs live.
+        run: name of the run; default `<algorithm>-<action>-<data>-seed<seed>`. The same command goes on where it was stopped.
+    """
+
+    algorithm: Annotated[str, tyro.conf.Positional] = "td3_bc"
+    action: LogAction = "embedding"
+    data: Annotated[DataOptions, tyro.conf.arg(name="")] = DataOptions()
+    offline: Annotated[OfflineConfig, tyro.conf.arg(name="")] = OfflineConfig()
+    bc: BCConfig = BCConfig()
+    td3_bc: TD3BCConfig = TD3BCConfig()
+    temperature: float = 0.1
+    seed: int = 0
+    device: str = "cpu"
+    runs: Path = Path("runs")
+    run: str = ""
+
+
+def train(options: TrainOptions, talk: Talk) -> None:
+    """Train, save the policy, print where it lies."""
+    if options.algorithm not in REGISTRY:
+        raise ConfigError(f"unknown algorithm {options.algorithm!r}", where="recrl train", mend=f"choose one of {', '.join(REGISTRY)}")
+    chosen: Any = getattr(options, options.algorithm)
+    config = LearnConfig(options.algorithm, options.action, options.offline, chosen, options.temperature)
+    store = load_store(options.data, talk.progress("prepare"))
+    name = options.run or f"{config.name}-{store.name}-seed{options.seed}"
+    asked = {"data": store.name, "session_rule": options.data.session_rule, "signal": options.data.signal, "learner": config.as_dict()}
+    run = RunFolder.create(options.runs / name, kind="train", config=asked, seed=options.seed, data_hash=store.manifest.content_hash)
+    started = time.perf_counter()
+    with run.running():
+        learn(Setting(store, options.data), config, run, seed=options.seed, device=options.device, progress=talk.progress(config.name))
+    talk.close()
+    folder = policy_folder(run, config.name)
+    talk.say(f"policy: {folder}\nrun:    {run.path}")
+    talk.result({"run": str(run.path), "policy": str(folder), "steps": options.offline.steps, "seconds": time.perf_counter() - started})
