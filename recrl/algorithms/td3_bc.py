@@ -7,7 +7,8 @@ r"""TD3+BC: twin delayed deterministic policy gradient with a behaviour-cloning 
 Symbols: ``s`` encoded state, ``a`` logged action, ``r`` weighted sum of the objective's signals, ``Q'``, ``pi'`` Polyak targets.
 
 **Differences from the authors' code**: the discount of a transition is the one within a session or across its end; truncated rows
-(no next state in the log) are not learned from by the critics; states are layer-normalised instead of standardised by the data.
+(no next state in the log) are not learned from by the critics; states are
+not standardised by the data: encoders give parts of comparable scale.
 
 **Metrics**: ``critic_loss``, ``actor_loss``, ``q_mean``, ``bc_error`` (mean squared distance to the logged action), ``lambda``,
 ``target_mean``.
@@ -154,7 +155,7 @@ class TD3BC:
         return {"actor_loss": loss.detach(), "q_mean": value.detach().mean(), "bc_error": imitation.detach(), "lambda": scale}
 
     def state_dict(self) -> dict[str, Any]:
-        """Networks, targets, optimisers and the step counter that keys the noise."""
+        """Networks, targets, optimisers, and the seed and step that key the noise."""
         return {
             "policy": self._policy.state_dict(),
             "critics": self._critics.state_dict(),
@@ -164,6 +165,7 @@ class TD3BC:
             "critic_optimiser": self._critic_optimiser.state_dict(),
             "actor_metrics": self._actor_metrics,
             "step": self._step,
+            "seed": self._streams.seed,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -176,3 +178,4 @@ class TD3BC:
         self._critic_optimiser.load_state_dict(state["critic_optimiser"])
         self._actor_metrics = dict(state["actor_metrics"])
         self._step = int(state["step"])
+        self._streams = TensorStreams(int(state["seed"]), self._streams.device)

@@ -57,6 +57,12 @@ class ActionSpec:
                 where="ActionSpec.choices",
                 mend="index kinds need the number of choices, vector kinds none",
             )
+        if self.choices is not None and self.choices < max(1, *(self.shape if self.kind == "slate" else ()), 1):
+            raise ConfigError(
+                f"choices={self.choices} cannot fill shape {self.shape}",
+                where="ActionSpec.choices",
+                mend="give at least as many choices as the slate is long",
+            )
         if not self.low < self.high:
             raise ConfigError(f"bounds [{self.low}, {self.high}] are empty", where="ActionSpec.low")
 

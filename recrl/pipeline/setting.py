@@ -102,7 +102,7 @@ class Setting:
 
     @cached_property
     def item_vectors(self) -> Tensor:
-        """Truncated SVD of the training user-item table (1 for a long view, 0.3 for any row), scaled into [-1, 1], (n_items, d)."""
+        """Truncated SVD of the training user-item table (1 for a long view, 0.3 for any row), (n_items, d) in [-1, 1]."""
         return svd_item_vectors(self.split.train, self.options.vector_size)
 
     @cached_property
@@ -164,4 +164,5 @@ def svd_item_vectors(log: Log, size: int) -> Tensor:
     _, values, right = svds(table, k=size, v0=np.ones(min(table.shape)))
     order = np.argsort(-values)
     vectors = right[order].T * np.sqrt(values[order])
-    return torch.from_numpy((vectors / np.abs(vectors).max()).astype(np.float32))
+    # columns of equal spread that fill [-1, 1]: what an actor with bounded outputs can imitate
+    return torch.from_numpy(np.clip(vectors / (2.5 * vectors.std(axis=0)), -1.0, 1.0).astype(np.float32))

@@ -62,7 +62,7 @@ class FlatEncoder(nn.Module):
 
 
 class HistoryEncoder(nn.Module):
-    """Recency-weighted means of recent item vectors, behaviour rates and the clock.
+    """Recency-weighted means of recent item vectors, behaviour rates and the clock (position as a logarithm).
 
     Three means stand side by side: over all shown items, over long views, over likes. Nothing is learned here and no
     user id enters, so unknown users and new items (a zero vector) need no special case.
@@ -75,6 +75,8 @@ class HistoryEncoder(nn.Module):
 
     def __init__(self, item_vectors: Tensor, history: int, recency: float) -> None:
         super().__init__()
+        # unit mean square, so that no part of the state drowns another
+        item_vectors = item_vectors / item_vectors.square().mean().sqrt().clamp_min(1e-6)
         padding = item_vectors.new_zeros(1, item_vectors.shape[1])
         # row 0 is the padding (and any unknown item): indices are shifted by one
         self.register_buffer("vectors", torch.cat([padding, item_vectors]), persistent=False)
@@ -99,7 +101,9 @@ class HistoryEncoder(nn.Module):
         means = torch.bmm(pools, shown) / total.clamp_min(1e-6)  # (B, 3, d)
         rates = weighted.sum(-1) / weight.sum(-1, keepdim=True).clamp_min(1e-6)  # (B, 7)
         length = (items >= 0).sum(-1, keepdim=True).to(shown.dtype) / self.history
-        return torch.cat([means.flatten(1), rates, length, observation.clock.to(shown.dtype)], dim=1)
+        gap, position, number, hour = observation.clock.to(shown.dtype).unbind(1)
+        clock = torch.stack([gap, torch.log1p(position), number, hour], dim=1)
+        return torch.cat([means.flatten(1), rates, length, clock], dim=1)
 
 
 Encoder = FlatEncoder | HistoryEncoder

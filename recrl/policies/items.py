@@ -107,7 +107,6 @@ class SoftmaxScores(nn.Module):
         self.actor_config = config
         self.register_buffer("item_vectors", item_vectors)
         self.encoder = build_encoder(config.encoder, item_vectors)
-        self.norm = nn.LayerNorm(self.encoder.width)
         self.body = mlp([self.encoder.width, *config.hidden, item_vectors.shape[1]])
         self.bias = nn.Parameter(torch.zeros(item_vectors.shape[0]))
         initialise(self, seed)
@@ -121,7 +120,7 @@ class SoftmaxScores(nn.Module):
 
     def forward(self, observation: Observation, candidates: Tensor | None) -> Tensor:
         """Scores (B, C) of ``candidates`` (B, C), or of the whole catalogue."""
-        query = self.body(self.norm(self.encoder(observation)))
+        query = self.body(self.encoder(observation))
         if candidates is None:
             return torch.addmm(self.bias, query, self.item_vectors.T)
         return (self.item_vectors[candidates] * query.unsqueeze(1)).sum(-1) + self.bias[candidates]

@@ -23,9 +23,8 @@ def initialise(module: nn.Module, seed: int) -> None:
     streams = TensorStreams(seed)
     with torch.no_grad():
         for k, (name, parameter) in enumerate(module.named_parameters()):
-            if parameter.ndim < 2:
-                # scales of layer norms stay 1, every bias starts at 0
-                parameter.fill_(1.0 if name.endswith("weight") else 0.0)
+            if name.endswith("bias"):
+                parameter.zero_()
                 continue
             bound = 1.0 / math.sqrt(parameter.shape[-1])
             rows = torch.arange(parameter.numel() // parameter.shape[-1])
@@ -50,12 +49,11 @@ def draw_ids(observation: Observation, device: torch.device) -> Tensor:
 
 
 class Actor(nn.Module):
-    """Encoder -> layer norm -> MLP -> tanh, scaled to the action bounds: Observation (B) -> (B, d)."""
+    """Encoder -> MLP -> tanh, scaled to the action bounds: Observation (B) -> (B, d)."""
 
     def __init__(self, encoder: Encoder, hidden: Sequence[int], action_size: int, low: float, high: float) -> None:
         super().__init__()
         self.encoder = encoder
-        self.norm = nn.LayerNorm(encoder.width)
         self.body = mlp([encoder.width, *hidden, action_size])
         self.centre, self.half_range = (high + low) / 2.0, (high - low) / 2.0
 
@@ -65,7 +63,7 @@ class Actor(nn.Module):
 
     def head(self, state: Tensor) -> Tensor:
         """Actions of encoded states (B, width)."""
-        out: Tensor = self.centre + self.half_range * torch.tanh(self.body(self.norm(state)))
+        out: Tensor = self.centre + self.half_range * torch.tanh(self.body(state))
         return out
 
 
@@ -88,13 +86,12 @@ class Critics(nn.Module):
     def __init__(self, width: int, action_size: int, hidden: Sequence[int], members: int = 2) -> None:
         super().__init__()
         self.members = members
-        self.norm = nn.LayerNorm(width)
         sizes = [width + action_size, *hidden, 1]
         self.layers = nn.ModuleList(EnsembleLinear(members, i, o) for i, o in itertools.pairwise(sizes))
 
     def forward(self, state: Tensor, action: Tensor) -> Tensor:
         """Values of all members."""
-        x = torch.cat([self.norm(state), action], dim=1).expand(self.members, -1, -1)
+        x = torch.cat([state, action], dim=1).expand(self.members, -1, -1)
         for layer in self.layers[:-1]:
             x = torch.relu(layer(x))
         out: Tensor = self.layers[-1](x).squeeze(-1)

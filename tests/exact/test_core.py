@@ -167,9 +167,9 @@ def test_atomic_write_leaves_the_old_file_when_it_fails(tmp_path: Path):
     files.write_json(path, {"x": 1})
     with pytest.raises(ValueError, match="JSON"):
         files.write_json(path, {"x": float("nan")})
-    with pytest.raises(RuntimeError), files.atomic_path(path) as temporary:
+    with pytest.raises(ArithmeticError), files.atomic_path(path) as temporary:  # noqa: PT012
         temporary.write_text("half")
-        raise RuntimeError
+        raise ArithmeticError
     assert json.loads(path.read_text()) == {"x": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
 
@@ -235,7 +235,8 @@ def test_a_failed_and_an_interrupted_run_say_so(tmp_path: Path):
 
 
 def test_a_killed_run_reads_stopped(tmp_path: Path):
-    code = f"from recrl.core.runs import RunFolder; import time\nRunFolder.create({str(tmp_path / 'r')!r}, kind='t', config={{}}, seed=0); time.sleep(60)"
+    start = f"RunFolder.create({str(tmp_path / 'r')!r}, kind='t', config={{}}, seed=0)"
+    code = f"from recrl.core.runs import RunFolder; import time\n{start}; time.sleep(60)"
     process = subprocess.Popen([sys.executable, "-c", code])
     try:
         deadline = time.time() + 30

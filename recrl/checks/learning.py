@@ -1,0 +1,130 @@
+"""Suites of the Policy, Sampler and Algorithm contracts."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from recrl.checks.clauses import Clauses, copied, same
+from recrl.core.contracts import Algorithm, Observation, Policy, Sampler, Transitions
+from recrl.core.torch.streams import TensorStreams
+from recrl.policies import load_policy
+
+
+def check_policy(policy: Policy, observation: Observation) -> None:
+    """The Policy contract on a batch of at least 4 observations with distinct users.
+
+    **Errors**: ``ContractError`` that names the broken clause.
+    """
+    clause, streams, size = Clauses("Policy", policy), TensorStreams(5), len(observation)
+    clause.require(isinstance(policy, Policy), "it has action_spec, act, log_prob and save")
+    spec = policy.action_spec
+    action = policy.act(observation, streams, step=3)
+    value = action.value
+    clause.require(tuple(value.shape) == (size, *spec.shape), f"act returns values of shape (B, *{spec.shape})")
+    if spec.is_vector:
+        clause.require(((value >= spec.low) & (value <= spec.high)).all(), "actions stay inside their bounds")
+    else:
+        clause.require(
+            not value.is_floating_point() and (value >= 0).all() and (value < (spec.choices or 0)).all(), "indices lie in 0..choices-1"
+        )
+    if spec.kind == "slate":
+        ordered = value.sort(dim=1).values
+        clause.require((ordered[:, 1:] != ordered[:, :-1]).all(), "a slate repeats no item")
+    _check_log_prob(clause, policy, observation)
+    again = policy.act(observation, TensorStreams(5), step=3)
+    clause.require(same(again.value, value), "equal streams and step give equal actions")
+    draws = [policy.act(observation, streams, step=k).value for k in range(16)]
+    clause.require(any(not same(d, value) for d in draws), "another step gives other draws")
+    fixed = policy.act(observation, streams, step=3, deterministic=True).value
+    clause.require(
+        same(policy.act(observation, TensorStreams(6), step=4, deterministic=True).value, fixed), "deterministic actions draw nothing"
+    )
+    half = policy.act(observation[: size // 2], streams, step=3).value
+    clause.require(same(half, value[: size // 2], 1e-5), "a user's action does not depend on who else is in the batch")
+    with tempfile.TemporaryDirectory() as folder:
+        policy.save(Path(folder))
+        loaded = load_policy(Path(folder))
+    clause.require(same(loaded.act(observation, streams, step=3).value, value), "a saved and loaded policy acts the same")
+    clause.require(same(loaded.log_prob(observation, value), policy.log_prob(observation, value)), "a loaded policy has the same log_prob")
+
+
+def _check_log_prob(clause: Clauses, policy: Policy, observation: Observation) -> None:
+    spec = policy.action_spec
+    action = policy.act(observation, TensorStreams(5), step=3)
+    log_prob = policy.log_prob(observation, action.value).detach()
+    clause.require(tuple(log_prob.shape) == (len(observation),), "log_prob has shape (B,)")
+    clause.require(torch.isfinite(log_prob).all(), "a drawn action has a finite log_prob")
+    if not spec.is_vector:
+        clause.require((log_prob <= 1e-6).all(), "a probability is at most 1")
+    if action.log_prob is not None:
+        # a clipped vector's density is stated before clipping
+        inner = (
+            ((action.value > spec.low) & (action.value < spec.high)).all(-1)
+            if spec.is_vector
+            else torch.ones_like(log_prob, dtype=torch.bool)
+        )
+        clause.require(same(action.log_prob[inner], log_prob[inner], 1e-4), "act and log_prob agree")
+    if spec.kind == "item" and spec.candidates == "catalogue":
+        total = (
+            torch.stack([policy.log_prob(observation, torch.full((len(observation),), i)) for i in range(spec.choices or 0)]).exp().sum(0)
+        )
+        clause.require(same(total, torch.ones_like(total), 1e-3), "probabilities of all items add up to 1")
+
+
+def check_sampler(sampler: Sampler, size: int = 8) -> None:
+    """The Sampler contract.
+
+    **Errors**: ``ContractError`` that names the broken clause.
+    """
+    clause = Clauses("Sampler", sampler)
+    clause.require(isinstance(sampler, Sampler), "it has sample, update_priorities, state_dict and load_state_dict")
+    batch = sampler.sample(size, 1)
+    clause.require(len(batch) == size, "a batch has the size asked for")
+    clause.require(batch.index is not None, "a batch tells where its rows are from")
+    clause.require(same(sampler.sample(size, 1).index, batch.index), "equal steps give equal batches")
+    clause.require(any(not same(sampler.sample(size, k).index, batch.index) for k in range(2, 12)), "other steps give other batches")
+    before = sampler.state_dict()
+    sampler.update_priorities(batch.index, torch.ones(size))
+    sampler.load_state_dict(before)
+    clause.require(same(sampler.sample(size, 1).index, batch.index), "a restored sampler draws the same batches")
+
+
+def check_algorithm(build: Callable[[int], Algorithm], batch: Transitions) -> None:
+    """The Algorithm contract; ``build(seed)`` makes a fresh learner for the task that ``batch`` comes from.
+
+    **Errors**: ``ContractError`` that names the broken clause.
+    """
+    learner, held = build(0), copied(batch)
+    clause = Clauses("Algorithm", learner)
+    clause.require(
+        isinstance(learner, Algorithm), "it has name, action_spec, policy, collect_policy, observe, update, state_dict and load_state_dict"
+    )
+    learner.observe(batch)
+    for _ in range(3):
+        update = learner.update(batch)
+        clause.require(len(update.metrics) > 0, "an update reports metrics")
+        values = torch.tensor([float(v) for v in update.metrics.values()])
+        clause.require(
+            torch.isfinite(values).all(), f"metrics are finite numbers: {dict(zip(update.metrics, values.tolist(), strict=True))}"
+        )
+    clause.require(same(batch, held), "an update leaves its batch as it is")
+    twin = build(1)
+    twin.load_state_dict(copied(learner.state_dict()))
+    for _ in range(3):
+        ours, theirs = learner.update(batch), twin.update(batch)
+    clause.require(
+        same({k: float(v) for k, v in ours.metrics.items()}, {k: float(v) for k, v in theirs.metrics.items()}),
+        "a restored learner goes on exactly (metrics)",
+    )
+    clause.require(same(learner.state_dict(), twin.state_dict()), "a restored learner goes on exactly (state)")
+    rebuilt = build(0)
+    fresh = build(0)
+    clause.require(same(rebuilt.state_dict(), fresh.state_dict()), "equal seeds build equal learners")
+    clause.require(not same(build(2).state_dict(), fresh.state_dict()), "another seed builds another learner")
+    for policy in (learner.policy(), learner.collect_policy()):
+        clause.require(policy.action_spec == learner.action_spec, "its policies have its action spec")
+        check_policy(policy, batch.observation)
