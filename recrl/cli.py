@@ -33,6 +33,7 @@ VERBS: dict[str, Verb] = {
     "data list": Verb("recrl.verbs.data", "list_datasets", "datasets and prepared stores"),
     "data prepare": Verb("recrl.verbs.data", "prepare_dataset", "official files -> sorted columnar store"),
     "data describe": Verb("recrl.verbs.data", "describe_dataset", "depth, return gaps, rates, popularity: tables and plots"),
+    "replay": Verb("recrl.verbs.replay", "replay_log", "the offline half: describe a log, train on it, estimate off-policy"),
     "train": Verb("recrl.verbs.train", "train", "train a learner on a log"),
     "ope": Verb("recrl.verbs.ope", "ope", "off-policy estimates of a run's policies"),
     "simulate fit": Verb("recrl.verbs.simulate", "fit", "fit a user-retention simulator to a log"),
@@ -70,6 +71,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         # the reader went away (`recrl ... | head`)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except Exception as error:
+        if debug:
+            raise
+        talk.close()
+        print(
+            f"recrl: a defect: {type(error).__name__}: {error}\n  mend:  run again with --debug and report what it prints", file=sys.stderr
+        )
+        return 1
     finally:
         talk.close()
 

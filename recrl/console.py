@@ -42,7 +42,8 @@ class Talk:
             return
         table = Table(title=title, title_justify="left")
         for k, column in enumerate(columns):
-            table.add_column(column, justify="left" if k == 0 else "right")
+            numbers = all(_is_number(row[k]) for row in rows)
+            table.add_column(column, justify="right" if numbers else "left")
         for row in rows:
             table.add_row(*row)
         self._out.print(table, markup=False)
@@ -89,6 +90,14 @@ class Talk:
         print(f"recrl: {error}", file=sys.stderr, flush=True)
         if self.as_json:
             self.result({"error": {"what": error.what, "where": error.where, "mend": error.mend}})
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text.replace(",", "") or "0")
+    except ValueError:
+        return False
+    return True
 
 
 def finite(node: Any) -> Any:

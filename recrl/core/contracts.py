@@ -19,6 +19,9 @@ from recrl.core.ragged import Offsets
 Array: TypeAlias = Any
 """A NumPy array or a torch tensor."""
 
+Progress: TypeAlias = Callable[[float, str], None]
+"""How long work tells its progress: the finished share (0 to 1) and a line of text."""
+
 ActionKind = Literal["item", "slate", "fusion_weights", "embedding", "continuous", "discrete", "text"]
 
 

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from offline_eval import Evaluation, combine, evaluate
 from recrl.core.behaviours import BEHAVIOURS
-from recrl.core.contracts import LoggedFeedback
+from recrl.core.contracts import LoggedFeedback, Progress
 from recrl.core.runs import RunFolder
-from recrl.pipeline.setting import Progress, Setting
+from recrl.pipeline.setting import Setting
 from recrl.policies.items import ItemPolicy
 from recrl.replay.logged import LoggedBuffer
 

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from recrl.algorithms import REGISTRY
+from recrl.core.contracts import Progress
 from recrl.core.errors import ConfigError
 from recrl.core.runs import RunFolder
-from recrl.pipeline.setting import LogAction, Progress, Setting
+from recrl.pipeline.setting import LogAction, Setting
 from recrl.policies.fusion import FusionScores
 from recrl.policies.items import ItemPolicy, QueryScores, item_spec
 from recrl.policies.vector import VectorPolicy

@@ -2,83 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
 from scipy.sparse import csr_matrix
 from scipy.sparse.linalg import svds
+from simulators.fit import fit_response
 from torch import Tensor
 
 from recrl.algorithms.task import Task
 from recrl.core.contracts import ActionSpec
-from recrl.core.errors import ConfigError, DataError
+from recrl.core.errors import DataError
 from recrl.core.objective import Objective, Signal
 from recrl.core.torch.views import as_tensor
+from recrl.pipeline.data import DataOptions, session_rule_of
 from recrl.policies.fusion import PredictedBehaviours
 from recrl.policies.items import item_spec
 from recrl.replay.logged import ActionEncoder, LoggedBuffer
-from recrl_datasets import REGISTRY, Log, Split, Store, open_store, prepare, split_by_time
-from simulators import LatentResponse, fit_response
+from recrl_datasets import Log, Split, Store, split_by_time
+from simulators.response import LatentResponse
 
-Progress = Callable[[float, str], None]
 LogAction = Literal["item", "embedding", "fusion_weights"]
 """Action kinds that a learner can take from a log."""
-
-SessionRule = Literal["auto", "gap", "day"]
-
-
-@dataclass(frozen=True)
-class DataOptions:
-    """Which log, and how it is read.
-
-    Attributes:
-        data: name of a dataset (`recrl data list`) or path of a prepared store.
-        root: folder of the dataset's official files, where it needs one.
-        stores: where prepared stores live.
-        session_rule: ``gap`` (30 minutes), ``day`` (calendar days), or ``auto``: days for logs whose sessions are thinned to
-            single rows (KuaiRand Pure), gaps otherwise.
-        signal: reward to maximise: a behaviour, ``watch_seconds``, ``rating`` or ``return``.
-        vector_size: length of item vectors.
-    """
-
-    data: str = "ml-100k"
-    root: Path | None = None
-    stores: Path = Path("stores")
-    session_rule: SessionRule = "auto"
-    signal: str = "long_view"
-    vector_size: int = 32
-
-    def __post_init__(self) -> None:
-        if self.vector_size < 2 or self.vector_size % 2:
-            raise ConfigError(f"vector_size={self.vector_size}", where="data.vector_size", mend="give an even length of at least 2")
-
-
-def load_store(options: DataOptions, progress: Progress | None = None) -> Store:
-    """The prepared store that ``options`` name, prepared now if need be.
-
-    **Errors**: :class:`ConfigError` for a name that is neither a dataset nor a store.
-    """
-    if options.data in REGISTRY:
-        return prepare(options.data, root=options.root, stores=options.stores, progress=progress)
-    for path in (Path(options.data), options.stores / options.data):
-        if path.is_dir():
-            return open_store(path)
-    known = ", ".join(REGISTRY)
-    raise ConfigError(
-        f"no dataset or store {options.data!r}", where="--data", mend=f"choose one of {known}, or give the path of a prepared store"
-    )
-
-
-def session_rule_of(store: Store, rule: SessionRule) -> Literal["gap", "day"]:
-    """The session rule in force: ``auto`` means calendar days where the log names them, gaps otherwise."""
-    if rule != "auto":
-        return rule
-    return "day" if store.log().has("local_date") else "gap"
 
 
 class Setting:

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from recrl.core.contracts import Algorithm, BatchTransform, Sampler, Stateful
+from recrl.core.contracts import Algorithm, BatchTransform, Progress, Sampler, Stateful
 from recrl.core.errors import ConfigError, RecrlError
 from recrl.core.runs import RunFolder
 from recrl.training.checkpoints import load_latest, save_checkpoint
-
-Progress = Callable[[float, str], None]
-"""Called with the finished share (0 to 1) and a line of text."""
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -12,7 +12,7 @@ import recrl_datasets as rd
 from recrl.console import Talk
 from recrl.core.errors import RecrlError
 from recrl.core.runs import RunFolder
-from recrl.pipeline.setting import DataOptions, SessionRule, load_store, session_rule_of
+from recrl.pipeline.data import DataOptions, SessionRule, load_store, session_rule_of
 
 
 @dataclass(frozen=True)
@@ -66,11 +66,11 @@ class DescribeOptions:
 
 def list_datasets(options: ListOptions, talk: Talk) -> None:
     """Print what can be prepared and what is."""
-    sources = [
+    sources: list[dict[str, Any]] = [
         {"name": s.name, "title": s.title, "licence": s.licence, "needs_root": s.needs_root, "prepared": (options.stores / s.name).is_dir()}
         for s in rd.REGISTRY.values()
     ]
-    stores = []
+    stores: list[dict[str, Any]] = []
     for path in sorted(options.stores.glob("*/manifest.json")):
         try:
             manifest = rd.open_store(path.parent).manifest

@@ -11,10 +11,11 @@ import tyro
 from recrl.console import Talk
 from recrl.core.errors import ConfigError
 from recrl.core.runs import RunFolder
+from recrl.pipeline.data import DataOptions, load_store
 from recrl.pipeline.estimate import estimate
 from recrl.pipeline.learn import LearnConfig, learn
 from recrl.pipeline.policies import named_policies
-from recrl.pipeline.setting import DataOptions, Setting, load_store
+from recrl.pipeline.setting import Setting
 from recrl.training.offline import OfflineConfig
 
 

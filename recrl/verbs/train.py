@@ -15,8 +15,9 @@ from recrl.algorithms.td3_bc import TD3BCConfig
 from recrl.console import Talk
 from recrl.core.errors import ConfigError
 from recrl.core.runs import RunFolder
+from recrl.pipeline.data import DataOptions, load_store
 from recrl.pipeline.learn import LearnConfig, learn, policy_folder
-from recrl.pipeline.setting import DataOptions, LogAction, Setting, load_store
+from recrl.pipeline.setting import LogAction, Setting
 from recrl.training.offline import OfflineConfig
 
 

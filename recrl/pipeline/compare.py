@@ -1,0 +1,101 @@
+"""A/B test of item policies in a fitted simulator."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import pyarrow as pa
+from simulators.fit import FittedWorld
+
+from recrl.core.contracts import Progress
+from recrl.core.errors import ConfigError
+from recrl.core.runs import RunFolder
+from recrl.policies.items import ItemPolicy, item_spec
+from simulators.ab import Design, run_experiment
+from simulators.config import Scenario, WorldConfig
+
+
+@dataclass(frozen=True)
+class CompareConfig:
+    """Size and assumptions of an A/B test.
+
+    Attributes:
+        users: simulated users an arm.
+        days: simulated days.
+        slate: items a request shows.
+        pool: candidates of a request, drawn anew for each.
+        paired: the same users and noise in every arm; otherwise users are randomised to arms.
+        scenarios: assumed effects of satisfaction on return, each simulated: `fitted`, `weak`, `strong`.
+        level: nominal coverage of the intervals.
+    """
+
+    users: int = 2_000
+    days: int = 14
+    slate: int = 6
+    pool: int = 100
+    paired: bool = True
+    scenarios: tuple[Scenario, ...] = ("strong",)
+    level: float = 0.95
+
+    def __post_init__(self) -> None:
+        for name in ("users", "days", "slate"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}={getattr(self, name)} must be at least 1", where=f"--{name}")
+        if self.pool < self.slate:
+            raise ConfigError(f"a pool of {self.pool} cannot fill a slate of {self.slate}", where="--pool", mend="raise --pool")
+        if not self.scenarios:
+            raise ConfigError("no scenario", where="--scenarios", mend="name at least one of fitted, weak, strong")
+
+
+def compare(
+    fitted: FittedWorld,
+    policies: Mapping[str, ItemPolicy],
+    baseline: str,
+    config: CompareConfig,
+    run: RunFolder,
+    *,
+    seed: int,
+    progress: Progress | None = None,
+) -> dict[str, pa.Table]:
+    """Run each scenario and write ``ab_metrics``, ``ab_daily``, ``ab_retention`` and ``ab_design``.
+
+    Every arm shows slates from the same pools to the same users.
+
+    **Errors**: :class:`ConfigError` for fewer than two arms or an unknown baseline.
+    """
+    found: list[dict[str, pa.Table]] = []
+    for k, scenario in enumerate(config.scenarios):
+        world = fitted.world(
+            WorldConfig(
+                action_kind="slate",
+                slate_size=config.slate,
+                pool_size=config.pool,
+                horizon_days=config.days,
+                scenario=scenario,
+                truth=False,
+            )
+        )
+        spec = item_spec(world.n_items, config.slate, pool=True)
+        design = Design(
+            users=config.users,
+            days=config.days,
+            paired=config.paired,
+            seed=seed,
+            baseline=baseline,
+            level=config.level,
+            eta_scenario=scenario,
+            eta=world.retention.eta_s,
+        )
+        report = None if progress is None else partial(_within, progress, k, len(config.scenarios))
+        arms = {name: policy.with_spec(spec) for name, policy in policies.items()}
+        found.append(run_experiment(dict.fromkeys(arms, world), arms, design, progress=report).tables())
+    tables = {name: pa.concat_tables([tables[name] for tables in found]) for name in found[0]}
+    for name, table in tables.items():
+        run.write_table(name, table)
+    return tables
+
+
+def _within(progress: Progress, k: int, count: int, done: float, text: str) -> None:
+    progress((k + done) / count, text)

@@ -1,0 +1,85 @@
+"""``recrl ab``: policies against each other in a fitted simulator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from simulators.fit import FittedWorld
+
+from recrl.console import Talk
+from recrl.core.config import to_dict
+from recrl.core.errors import ConfigError
+from recrl.core.runs import RunFolder
+from recrl.pipeline.compare import CompareConfig, compare
+from recrl.pipeline.data import DataOptions, load_store
+from recrl.pipeline.policies import named_policies
+from recrl.pipeline.setting import Setting
+from recrl.pipeline.simulate import simulator_folder
+
+
+@dataclass(frozen=True)
+class AbOptions:
+    """Policies against each other; the first is the baseline.
+
+    Attributes:
+        policies: `random`, `popularity`, saved policies, or runs that hold some.
+        simulator: run that holds a fitted simulator (`recrl simulate fit`).
+        data: the log that policies and simulator were made from.
+        compare: size and assumptions.
+        seed: of users and noise.
+        runs: where runs live.
+        run: name of the run; default `ab-<policies>`.
+    """
+
+    policies: Annotated[tuple[str, ...], tyro.conf.Positional]
+    simulator: Path = Path("runs/simulator-ml-100k")
+    data: Annotated[DataOptions, tyro.conf.arg(name="")] = DataOptions()
+    compare: Annotated[CompareConfig, tyro.conf.arg(name="")] = CompareConfig()
+    seed: int = 0
+    runs: Path = Path("runs")
+    run: str = ""
+
+
+def ab(options: AbOptions, talk: Talk) -> None:
+    """Simulate every arm, write the tables, print effects with intervals."""
+    store = load_store(options.data, talk.progress("prepare"))
+    policies = named_policies(options.policies, Setting(store, options.data), runs=options.runs, with_baselines=False)
+    if len(policies) < 2:
+        raise ConfigError(
+            f"an A/B test compares at least two policies, got {', '.join(policies) or 'none'}",
+            where="recrl ab",
+            mend="recrl ab popularity RUN",
+        )
+    held = next((p for p in (options.simulator, options.runs / options.simulator) if simulator_folder(RunFolder(p)).is_dir()), None)
+    if held is None:
+        raise ConfigError(
+            f"no fitted simulator in {options.simulator}", where="--simulator", mend=f"recrl simulate fit --data {options.data.data}"
+        )
+    asked = {"policies": list(policies), "simulator": str(options.simulator), "data": store.name, **to_dict(options.compare)}
+    run = RunFolder.create(
+        options.runs / (options.run or f"ab-{'-vs-'.join(policies)}"),
+        kind="ab",
+        config=asked,
+        seed=options.seed,
+        data_hash=store.manifest.content_hash,
+    )
+    with run.running():
+        fitted = FittedWorld.load(simulator_folder(RunFolder(held)))
+        tables = compare(fitted, policies, next(iter(policies)), options.compare, run, seed=options.seed, progress=talk.progress("A/B"))
+    talk.close()
+    rows = {name: table.to_pylist() for name, table in tables.items()}
+    print_effects(rows["ab_metrics"], talk)
+    talk.say(f"run: {run.path}")
+    talk.result({"run": str(run.path), "metrics": rows["ab_metrics"], "design": rows["ab_design"]})
+
+
+def print_effects(rows: list[dict[str, Any]], talk: Talk) -> None:
+    """Effects of every arm but the baseline's own rows."""
+    columns = ["scenario", "metric", "arm", "baseline_mean", "mean", "effect", "lower", "upper", "verdict"]
+    shown = [
+        [f"{row[c]:.4g}" if isinstance(row[c], float) else f"{row[c]}" for c in columns] for row in rows if row["arm"] != row["baseline"]
+    ]
+    talk.table(f"A/B against {rows[0]['baseline'] if rows else ''}", columns, shown)

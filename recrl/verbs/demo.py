@@ -1,0 +1,74 @@
+"""``recrl demo``: the whole loop on real data, in one run folder."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from dashboards.report import write_report
+from recrl.console import Talk
+from recrl.core.config import to_dict
+from recrl.core.runs import RunFolder
+from recrl.pipeline.compare import CompareConfig, compare
+from recrl.pipeline.data import DataOptions, load_store
+from recrl.pipeline.replay import replay
+from recrl.pipeline.setting import Setting
+from recrl.pipeline.simulate import simulate
+from recrl.verbs.ab import print_effects
+from recrl.verbs.ope import print_estimates
+from recrl.verbs.replay import learners, stages_of
+
+BASELINE = "popularity"
+
+
+@dataclass(frozen=True)
+class DemoOptions:
+    """The whole loop: learn from a log, estimate off-policy, simulate, compare, report.
+
+    Attributes:
+        data: the log; `ml-100k` needs nothing, `kuairand-pure` its folder (`--root`).
+        steps: updates of each learner.
+        compare: size and assumptions of the A/B test.
+        seed: of everything.
+        runs: where runs live.
+        run: name of the run; default `demo-<data>`. The same command goes on where it was stopped.
+    """
+
+    data: Annotated[DataOptions, tyro.conf.arg(name="")] = DataOptions()
+    steps: int = 1_500
+    compare: Annotated[CompareConfig, tyro.conf.arg(name="")] = CompareConfig()
+    seed: int = 0
+    runs: Path = Path("runs")
+    run: str = ""
+
+
+def demo(options: DemoOptions, talk: Talk) -> None:
+    """Run every stage; what is trained and fitted already is loaded, the rest is done again."""
+    started = time.perf_counter()
+    store = load_store(options.data, talk.progress("prepare"))
+    setting = Setting(store, options.data)
+    asked = {"data": store.name, "signal": options.data.signal, "session_rule": setting.session_rule, "steps": options.steps}
+    run = RunFolder.create(
+        options.runs / (options.run or f"demo-{store.name}"),
+        kind="demo",
+        config={**asked, **to_dict(options.compare)},
+        seed=options.seed,
+        data_hash=store.manifest.content_hash,
+    )
+    with run.running():
+        policies, evaluation = replay(setting, learners(options.steps), run, seed=options.seed, stage=stages_of(run, talk, 0.0, 0.6))
+        stage = stages_of(run, talk, 0.6, 1.0)
+        fitted = simulate(setting, run, seed=options.seed, progress=stage("fit simulator", 0.0, 0.3))
+        tables = compare(fitted, policies, BASELINE, options.compare, run, seed=options.seed, progress=stage("A/B", 0.3, 1.0))
+    report = write_report(run)
+    talk.close()
+    estimates, effects = evaluation.estimates.to_pylist(), tables["ab_metrics"].to_pylist()
+    print_estimates([r for r in estimates if r["signal"] == options.data.signal and r["estimator"] in ("mean", "snips")], talk)
+    print_effects([r for r in effects if r["metric"] in ("day1_retention", "active_days", "return_gap", "long_view_rate")], talk)
+    seconds = time.perf_counter() - started
+    talk.say(f"report:    {report}\ndashboard: recrl dashboard --runs {options.runs}\ndone in {seconds:.0f} s")
+    talk.result({"run": str(run.path), "report": str(report), "seconds": seconds, "estimates": estimates, "effects": effects})
