@@ -1,0 +1,230 @@
+"""Bandit estimators against loops written from the formulas, exact expectations, and published unit values."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import offline_eval
+from recrl.core.contracts import Contributions, Estimator, LoggedFeedback
+
+FLOATS = st.floats(-5, 5, allow_nan=False, width=32)
+
+
+@st.composite
+def logs(draw: st.DrawFn) -> LoggedFeedback:
+    n = draw(st.integers(1, 12))
+
+    def column(values: st.SearchStrategy[float]) -> np.ndarray:
+        return np.array(draw(st.lists(values, min_size=n, max_size=n)), dtype=np.float64)
+
+    target = column(st.one_of(st.floats(-6, 0), st.just(-math.inf)))
+    target[0] = -0.5  # some overlap, so that self-normalised values are defined
+    return LoggedFeedback(
+        reward=column(FLOATS),
+        target_log_prob=target,
+        behaviour_log_prob=column(st.floats(-6, 0)),
+        cluster=column(st.integers(-3, 3)).astype(np.int64),
+        target_value=column(FLOATS),
+        logged_value=column(FLOATS),
+    )
+
+
+def by_hand(name: str, log: LoggedFeedback, cap: float = 10.0) -> float:
+    """The formulas of the docstrings, one row at a time."""
+    n = len(log.reward)
+    total = weight_sum = direct = residuals = capped = capped_sum = 0.0
+    for i in range(n):
+        w = math.exp(log.target_log_prob[i]) / math.exp(log.behaviour_log_prob[i])
+        total += w * log.reward[i]
+        weight_sum += w
+        capped += min(w, cap) * log.reward[i]
+        capped_sum += min(w, cap)
+        direct += log.target_value[i]
+        residuals += w * (log.reward[i] - log.logged_value[i])
+    return {
+        "mean": sum(log.reward) / n,
+        "ips": total / n,
+        "clipped_ips": capped / n,
+        "snips": total / weight_sum,
+        "ncis": capped / capped_sum,
+        "dr": (direct + residuals) / n,
+        "sndr": direct / n + residuals / weight_sum,
+    }[name]
+
+
+@pytest.mark.parametrize("name", sorted(offline_eval.REGISTRY))
+@given(log=logs())
+@settings(max_examples=25)
+def test_every_estimator_equals_its_formula(name: str, log: LoggedFeedback) -> None:
+    estimate = offline_eval.value(offline_eval.REGISTRY[name].contributions(log))
+    assert estimate == pytest.approx(by_hand(name, log), rel=1e-10, abs=1e-10)
+
+
+@pytest.mark.parametrize("name", sorted(offline_eval.REGISTRY))
+@given(log=logs())
+@settings(max_examples=25)
+def test_value_and_error_do_not_depend_on_row_order_or_on_user_names(name: str, log: LoggedFeedback) -> None:
+    order = np.random.default_rng(len(log.reward)).permutation(len(log.reward))
+    shuffled = LoggedFeedback(
+        log.reward[order],
+        log.target_log_prob[order],
+        log.behaviour_log_prob[order],
+        7 - 1000 * log.cluster[order],
+        log.target_value[order],
+        log.logged_value[order],
+    )
+    first, second = (offline_eval.REGISTRY[name].contributions(x) for x in (log, shuffled))
+    assert offline_eval.value(second) == pytest.approx(offline_eval.value(first), rel=1e-10, abs=1e-10)
+    assert offline_eval.standard_error(second) == pytest.approx(offline_eval.standard_error(first), rel=1e-6, abs=1e-9)
+
+
+@pytest.mark.parametrize("name", ["snips", "mean"])
+@given(log=logs(), shift=st.floats(-3, 3), scale=st.floats(0.1, 3))
+@settings(max_examples=25)
+def test_self_normalised_value_follows_shift_and_scale_of_the_reward(name: str, log: LoggedFeedback, shift: float, scale: float) -> None:
+    estimator = offline_eval.REGISTRY[name]
+    moved = LoggedFeedback(scale * log.reward + shift, log.target_log_prob, log.behaviour_log_prob, log.cluster)
+    expected = scale * offline_eval.value(estimator.contributions(log)) + shift
+    assert offline_eval.value(estimator.contributions(moved)) == pytest.approx(expected, rel=1e-9, abs=1e-9)
+
+
+@given(log=logs(), factor=st.floats(-3, 3))
+@settings(max_examples=25)
+def test_self_normalised_value_ignores_a_common_factor_of_the_weights(log: LoggedFeedback, factor: float) -> None:
+    moved = LoggedFeedback(log.reward, log.target_log_prob + factor, log.behaviour_log_prob, log.cluster)
+    first, second = (offline_eval.value(offline_eval.SNIPS().contributions(x)) for x in (log, moved))
+    assert second == pytest.approx(first, rel=1e-9, abs=1e-9)
+
+
+@pytest.mark.parametrize("name", sorted(offline_eval.REGISTRY))
+def test_policy_equal_to_the_logger_gives_unit_weights_and_the_log_mean(name: str) -> None:
+    rng = np.random.default_rng(0)
+    log_prob, reward = rng.normal(size=50), rng.random(50)
+    prediction = rng.random(50)  # v = q: nothing but the residual is left of a doubly robust estimate
+    log = LoggedFeedback(reward, log_prob, log_prob, np.arange(50) // 5, prediction, prediction)
+    contributions = offline_eval.REGISTRY[name].contributions(log)
+    assert np.all(contributions.weights == 1.0)
+    assert offline_eval.value(contributions) == pytest.approx(reward.mean(), rel=1e-12)
+
+
+# a bandit small enough to list: 2 contexts, 3 actions, Bernoulli rewards
+CONTEXTS = np.array([0.3, 0.7])
+LOGGER = np.array([[0.5, 0.3, 0.2], [0.1, 0.6, 0.3]])
+TARGET = np.array([[0.1, 0.1, 0.8], [0.0, 0.25, 0.75]])
+REWARD = np.array([[0.2, 0.5, 0.9], [0.7, 0.4, 0.1]])
+TRUTH = float((CONTEXTS[:, None] * TARGET * REWARD).sum())
+
+
+def expectation(estimator: Estimator, rows: int, assumed_logger: np.ndarray, predicted: np.ndarray | None = None) -> float:
+    """Sum of probability times value over every log of ``rows`` rows."""
+    cells = list(itertools.product(range(2), range(3), (0.0, 1.0)))
+    total = 0.0
+    for log in itertools.product(cells, repeat=rows):
+        x, a = (np.array([cell[k] for cell in log], dtype=int) for k in range(2))
+        r = np.array([cell[2] for cell in log])
+        probability = np.prod(CONTEXTS[x] * LOGGER[x, a] * np.where(r == 1, REWARD[x, a], 1 - REWARD[x, a]))
+        with np.errstate(divide="ignore"):
+            feedback = LoggedFeedback(
+                r,
+                np.log(TARGET[x, a]),
+                np.log(assumed_logger[x, a]),
+                np.arange(rows),
+                None if predicted is None else (TARGET * predicted).sum(axis=1)[x],
+                None if predicted is None else predicted[x, a],
+            )
+        total += float(probability) * offline_eval.value(estimator.contributions(feedback))
+    return total
+
+
+def test_ips_is_unbiased_over_every_possible_log() -> None:
+    assert expectation(offline_eval.IPS(), 2, LOGGER) == pytest.approx(TRUTH, abs=1e-12)
+
+
+def test_dr_is_unbiased_with_right_propensities_whatever_it_predicts() -> None:
+    assert expectation(offline_eval.DR(), 2, LOGGER, predicted=np.array([[1.0, -2.0, 0.3], [0.0, 4.0, 0.5]])) == pytest.approx(
+        TRUTH, abs=1e-12
+    )
+
+
+def test_dr_is_unbiased_with_right_predictions_whatever_the_propensities() -> None:
+    wrong = np.array([[0.2, 0.2, 0.6], [0.3, 0.3, 0.4]])
+    assert expectation(offline_eval.DR(), 2, wrong, predicted=REWARD) == pytest.approx(TRUTH, abs=1e-12)
+    assert abs(expectation(offline_eval.IPS(), 2, wrong) - TRUTH) > 0.05
+
+
+def test_clipping_biases_by_the_mass_above_the_cap() -> None:
+    cap = 2.0
+    kept = LOGGER * np.minimum(TARGET / LOGGER, cap)
+    assert expectation(offline_eval.ClippedIPS(cap), 2, LOGGER) == pytest.approx(
+        float((CONTEXTS[:, None] * kept * REWARD).sum()), abs=1e-12
+    )
+
+
+def gaussian(action: np.ndarray, centre: np.ndarray | float, sigma: float = 25.0) -> np.ndarray:
+    return -0.5 * ((action - np.asarray(centre)) / sigma) ** 2 - math.log(sigma * math.sqrt(2 * math.pi))
+
+
+def test_ncis_unit_values_of_the_published_metric() -> None:
+    action, reward, users = np.array([0.0, 50.0, 100.0]), np.array([1.0, 2.0, 4.0]), np.arange(3)
+    constant = offline_eval.ncis(gaussian(action, 50.0), gaussian(action, action), reward, cap=10.0, cluster=users)
+    assert constant.value == pytest.approx(2.106507, abs=5e-7)
+    weights = offline_eval.NCIS(10.0).contributions(LoggedFeedback(reward, gaussian(action, 50.0), gaussian(action, action), users)).weights
+    np.testing.assert_allclose(weights, [0.135335, 1.0, 0.135335], atol=5e-7)
+    same = offline_eval.ncis(gaussian(action, action), gaussian(action, action), reward, cluster=users)
+    assert same.value == pytest.approx(7 / 3, rel=1e-15)
+    # a policy ahead of the behaviour policy: the weight e^2 passes a cap of 10 and is cut by a cap of 5
+    late = [(gaussian(action, action), gaussian(action, action + 50.0), cap) for cap in (10.0, 5.0)]
+    for target, behaviour, cap in late:
+        found = offline_eval.NCIS(cap).contributions(LoggedFeedback(reward, target, behaviour, users)).weights
+        np.testing.assert_allclose(found, min(math.exp(2.0), cap), rtol=1e-12)
+
+
+def test_capped_weights_never_overflow() -> None:
+    found = offline_eval.ncis([5000.0, 0.0], [-5000.0, 0.0], [1.0, 0.0], cap=10.0, cluster=[0, 1])
+    assert found.value == pytest.approx(10 / 11)
+
+
+def test_impossible_target_actions_have_weight_zero() -> None:
+    log = LoggedFeedback(np.array([1.0, 5.0]), np.array([0.0, -np.inf]), np.array([0.0, -1.0]), np.array([0, 1]))
+    assert [offline_eval.value(offline_eval.REGISTRY[name].contributions(log)) for name in ("ips", "snips")] == [0.5, 1.0]
+
+
+def test_all_zero_rewards_are_worth_zero() -> None:
+    log = LoggedFeedback(np.zeros(4), np.log([0.1, 0.2, 0.3, 0.4]), np.log([0.4, 0.3, 0.2, 0.1]), np.arange(4))
+    for name in ("mean", "ips", "clipped_ips", "snips", "ncis"):
+        found = offline_eval.interval(offline_eval.REGISTRY[name].contributions(log))
+        assert (found.value, found.lower, found.upper) == (0.0, 0.0, 0.0)
+
+
+def test_tensors_and_lists_are_taken_as_they_are() -> None:
+    torch = pytest.importorskip("torch")
+    target, behaviour, reward = [-1.0, -2.0], [-1.5, -0.5], [1.0, 0.0]
+    from_lists = offline_eval.snips(target, behaviour, reward, cluster=[0, 1])
+    from_tensors = offline_eval.snips(
+        *(torch.tensor(x, dtype=torch.float64) for x in (target, behaviour, reward)), cluster=torch.tensor([0, 1])
+    )
+    assert from_tensors == from_lists
+
+
+def test_registry_holds_estimators_under_their_names() -> None:
+    for name, estimator in offline_eval.REGISTRY.items():
+        assert isinstance(estimator, Estimator)
+        assert estimator.name == name
+        log = LoggedFeedback(np.ones(3), np.zeros(3), np.zeros(3), np.arange(3), np.ones(3), np.ones(3))
+        found = estimator.contributions(log)
+        assert isinstance(found, Contributions)
+        assert found.numerators.shape == found.denominators.shape
+        assert found.numerators.shape[1:] == found.cluster.shape == found.weights.shape == (3,)
+
+
+def test_import_loads_no_torch() -> None:
+    code = "import sys, offline_eval; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
