@@ -16,6 +16,7 @@ from rich.table import Table
 from recrl.core.errors import RecrlError
 
 _PLAIN_EVERY_SECONDS = 5.0
+_PIPE_WIDTH = 160
 
 
 class Talk:
@@ -27,7 +28,8 @@ class Talk:
 
     def __init__(self, as_json: bool = False) -> None:
         self.as_json = as_json
-        self._out = Console(soft_wrap=True)
+        # a pipe has no width: leave tables whole
+        self._out = Console(soft_wrap=True, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
         self._err = Console(stderr=True, soft_wrap=True)
         self._last_plain = 0.0
         self._bar: Progress | None = None

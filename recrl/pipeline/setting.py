@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from scipy.sparse import csr_matrix
 from scipy.sparse.linalg import svds
-from simulators.fit import fit_response
+from simulators.response_fit import fit_response
 from torch import Tensor
 
 from recrl.algorithms.task import Task

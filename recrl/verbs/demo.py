@@ -67,7 +67,7 @@ def demo(options: DemoOptions, talk: Talk) -> None:
     report = write_report(run)
     talk.close()
     estimates, effects = evaluation.estimates.to_pylist(), tables["ab_metrics"].to_pylist()
-    print_estimates([r for r in estimates if r["signal"] == options.data.signal and r["estimator"] in ("mean", "snips")], talk)
+    print_estimates([r for r in estimates if r["estimator"] in ("mean", "ncis")], talk, options.data.signal)
     print_effects([r for r in effects if r["metric"] in ("day1_retention", "active_days", "return_gap", "long_view_rate")], talk)
     seconds = time.perf_counter() - started
     talk.say(f"report:    {report}\ndashboard: recrl dashboard --runs {options.runs}\ndone in {seconds:.0f} s")

@@ -66,13 +66,16 @@ def ope(options: OpeOptions, talk: Talk) -> None:
             setting, policies, behaviour, run, estimators=options.estimators, level=options.level, progress=talk.progress("estimate")
         )
     talk.close()
-    print_estimates(result.estimates.to_pylist(), talk)
+    print_estimates(result.estimates.to_pylist(), talk, options.data.signal)
     talk.say(f"run: {run.path}")
     talk.result({"run": str(run.path), "estimates": result.estimates.to_pylist()})
 
 
-def print_estimates(rows: list[dict[str, object]], talk: Talk) -> None:
-    """The main columns of the `estimates` table."""
-    columns = ["policy", "signal", "estimator", "value", "lower", "upper", "ess", "verdict"]
-    shown = [[f"{row[c]:.4g}" if isinstance(row[c], float) else f"{row[c]}" for c in columns] for row in rows]
-    talk.table("Off-policy estimates", columns, shown)
+def print_estimates(rows: list[dict[str, object]], talk: Talk, signal: str) -> None:
+    """The main columns of the `estimates` table, for the signal that was optimised; the run holds the others."""
+    columns = ["policy", "estimator", "value", "lower", "upper", "ess", "verdict"]
+    shown = [[f"{row[c]:.4g}" if isinstance(row[c], float) else f"{row[c]}" for c in columns] for row in rows if row["signal"] == signal]
+    talk.table(f"Off-policy estimates of {signal}", columns, shown)
+    others = sorted({str(row["signal"]) for row in rows} - {signal})
+    if others:
+        talk.say(f"also estimated, in the run: {', '.join(others)}")
