@@ -92,9 +92,7 @@ def _call(verb: Verb, name: str, words: list[str], talk: Any) -> int:
         options_type = vars(importlib.import_module(verb.module))[options_type]
     footer = "Also: --json prints one JSON object as the last line of stdout; --debug shows tracebacks."
     try:
-        options = tyro.cli(
-            options_type, args=words, prog=f"recrl {name}", description=f"{verb.help}. {footer}", config=(tyro.conf.OmitArgPrefixes,)
-        )
+        options = tyro.cli(options_type, args=words, prog=f"recrl {name}", description=f"{verb.help}. {footer}")
     except SystemExit as done:
         return int(done.code or 0)
     return function(options, talk) or 0

@@ -15,6 +15,7 @@ Every file appears whole: written beside its place, then moved.
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import sys
@@ -101,7 +102,8 @@ class RunFolder:
         **Errors**: :class:`ConfigError` when the folder holds a run with another configuration.
         """
         run = cls(Path(path))
-        wanted = {"kind": kind, "seed": seed, **config}
+        # through JSON, so that a tuple asked for equals the list read back
+        wanted = json.loads(json.dumps({"kind": kind, "seed": seed, **config}))
         if (run.path / "config.json").exists():
             held = read_json(run.path / "config.json")
             if held != wanted:

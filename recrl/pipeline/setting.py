@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from scipy.sparse import csr_matrix
 from scipy.sparse.linalg import svds
-from simulators.response_fit import fit_response
 from torch import Tensor
 
 from recrl.algorithms.task import Task
@@ -23,6 +22,7 @@ from recrl.policies.items import item_spec
 from recrl.replay.logged import ActionEncoder, LoggedBuffer
 from recrl_datasets import Log, Split, Store, split_by_time
 from simulators.response import LatentResponse
+from simulators.response_fit import fit_response
 
 LogAction = Literal["item", "embedding", "fusion_weights"]
 """Action kinds that a learner can take from a log."""

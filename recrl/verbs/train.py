@@ -15,6 +15,7 @@ from recrl.algorithms.td3_bc import TD3BCConfig
 from recrl.console import Talk
 from recrl.core.errors import ConfigError
 from recrl.core.runs import RunFolder
+from recrl.core.torch.devices import resolve_device
 from recrl.pipeline.data import DataOptions, load_store
 from recrl.pipeline.learn import LearnConfig, learn, policy_folder
 from recrl.pipeline.setting import LogAction, Setting
@@ -34,7 +35,7 @@ class TrainOptions:
         td3_bc: options of `td3_bc`.
         temperature: spread of the item choice of a vector learner.
         seed: of networks, batches and noise.
-        device: `cpu`, or `cuda` where there is one.
+        device: `auto`, `cpu`, `cuda` or `mps`.
         runs: where runs live.
         run: name of the run; default `<algorithm>-<action>-<data>-seed<seed>`. The same command goes on where it was stopped.
     """
@@ -56,6 +57,7 @@ def train(options: TrainOptions, talk: Talk) -> None:
     """Train, save the policy, print where it lies."""
     if options.algorithm not in REGISTRY:
         raise ConfigError(f"unknown algorithm {options.algorithm!r}", where="recrl train", mend=f"choose one of {', '.join(REGISTRY)}")
+    device = resolve_device(options.device)
     chosen: Any = getattr(options, options.algorithm)
     config = LearnConfig(options.algorithm, options.action, options.offline, chosen, options.temperature)
     store = load_store(options.data, talk.progress("prepare"))
@@ -64,7 +66,7 @@ def train(options: TrainOptions, talk: Talk) -> None:
     run = RunFolder.create(options.runs / name, kind="train", config=asked, seed=options.seed, data_hash=store.manifest.content_hash)
     started = time.perf_counter()
     with run.running():
-        learn(Setting(store, options.data), config, run, seed=options.seed, device=options.device, progress=talk.progress(config.name))
+        learn(Setting(store, options.data), config, run, seed=options.seed, device=device, progress=talk.progress(config.name))
     talk.close()
     folder = policy_folder(run, config.name)
     talk.say(f"policy: {folder}\nrun:    {run.path}")

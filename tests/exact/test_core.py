@@ -218,10 +218,10 @@ def test_a_run_tells_its_story(tmp_path: Path):
 
 
 def test_going_on_with_other_options_is_refused(tmp_path: Path):
-    make_run(tmp_path / "r")
-    make_run(tmp_path / "r")
+    for _ in range(2):
+        RunFolder.create(tmp_path / "r", kind="train", config={"steps": 5, "hidden": (3, 4)}, seed=1)
     with pytest.raises(ConfigError, match="was started with other options: steps"):
-        RunFolder.create(tmp_path / "r", kind="train", config={"steps": 6}, seed=1)
+        RunFolder.create(tmp_path / "r", kind="train", config={"steps": 6, "hidden": (3, 4)}, seed=1)
 
 
 def test_a_failed_and_an_interrupted_run_say_so(tmp_path: Path):
