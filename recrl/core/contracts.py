@@ -80,9 +80,8 @@ class Observation:
     """What a policy sees, as a batch of named arrays; fields that do not apply are ``None``.
 
     **Shapes**: ``features`` (B, D) float32, the flat view that control tasks and generic libraries use;
-    ``user`` (B,) int64, -1 for an unknown user; ``draw_id`` (B,) int64 keys the random draws made for this row (two simulated
-    copies of one user differ in it; ``None`` means ``user``, else the row number); ``history_items`` (B, H) int64, oldest
-    first, padded on the left with -1; ``history_feedback`` (B, H) uint8, bits of :mod:`recrl.core.behaviours`; ``clock`` (B, 4) float32:
+    ``user`` (B,) int64, -1 for an unknown user; ``history_items`` (B, H) int64, oldest first, padded on the left with -1;
+    ``history_feedback`` (B, H) uint8, bits of :mod:`recrl.core.behaviours`; ``clock`` (B, 4) float32:
     log(1 + days since the last session), requests so far in this session, log(1 + sessions so far), hour of day / 24;
     ``candidates`` (B, C) int64; ``candidate_scores`` (B, C, F) float32, predicted behaviours;
     ``tokens`` (B, T) int64.
@@ -90,7 +89,6 @@ class Observation:
 
     features: Array = None
     user: Array = None
-    draw_id: Array = None
     history_items: Array = None
     history_feedback: Array = None
     clock: Array = None
@@ -190,7 +188,9 @@ class Policy(Protocol):
     action_spec: ActionSpec
 
     def act(self, observation: Observation, streams: Any, *, step: Array | int = 0, deterministic: bool = False) -> Action:
-        """Actions for ``B`` users; ``step`` is a counter that no two draws of one user share."""
+        """Actions for ``B`` users; ``step`` is a counter that no two draws of one user share (nor two simulated copies of
+        one user: :attr:`simulators.state.UserState.draw_step`).
+        """
         ...
 
     def log_prob(self, observation: Observation, action: Array) -> Array:

@@ -32,7 +32,6 @@ class PredictedBehaviours(nn.Module):
 
     mean: Tensor
     spread: Tensor
-    loadings: Tensor
 
     def __init__(self, responses: LatentResponse, mean: Tensor, spread: Tensor) -> None:
         super().__init__()
@@ -70,15 +69,9 @@ class PredictedBehaviours(nn.Module):
         return ((odds - self.mean) / self.spread).clamp(-1.0, 1.0)
 
     def _catalogue(self, user: Tensor) -> Tensor:
-        # the same numbers as LatentResponse.logits, by matrix products instead of a gather of the catalogue for every user
-        model, half = self.responses, self.responses.dim // 2
-        rows, items = model.user_rows(user), model.items[:-1]
-        behaviours = slice(model.dim, model.dim + len(BEHAVIOURS))
-        attraction = rows[:, :half] @ items[:, :half].T  # (B, C)
-        fulfilment = rows[:, half : model.dim] @ items[:, half : model.dim].T
-        logits = rows[:, None, behaviours] + items[None, :, behaviours] + fulfilment.unsqueeze(-1) * self.loadings
-        logits[..., 0] += attraction - fulfilment * self.loadings[0]
-        return logits
+        # the same numbers as LatentResponse.logits, by one matrix product instead of a gather of the catalogue for every user
+        query, bias = self.responses.queries(user, list(range(len(BEHAVIOURS))))
+        return torch.einsum("bfd,id->bif", query, self.responses.items[:-1]) + bias.unsqueeze(1)
 
 
 class FusionScores(nn.Module):

@@ -41,11 +41,8 @@ def mlp(sizes: Sequence[int]) -> nn.Sequential:
 
 
 def draw_ids(observation: Observation, device: torch.device) -> Tensor:
-    """Keys of the random draws of a batch, (B,) int64."""
-    for ids in (observation.draw_id, observation.user):
-        if ids is not None:
-            return ids
-    return torch.arange(len(observation), device=device)
+    """Keys of the random draws of a batch, (B,) int64: the users, or the row numbers of a task without users."""
+    return torch.arange(len(observation), device=device) if observation.user is None else observation.user
 
 
 class Actor(nn.Module):

@@ -25,8 +25,6 @@ from simulators.ab.design import Design
 from simulators.ab.results import ExperimentResult, UserMetrics
 from simulators.config import WorldConfig
 
-Progress = Callable[[float, str], None]
-
 BLOCK = 512
 """Rows of every call of a policy."""
 
