@@ -1,181 +1,55 @@
-r"""TD3+BC: twin delayed deterministic policy gradient with a behaviour-cloning term, for offline learning.
+r"""TD3+BC: TD3 with a behaviour-cloning term, for offline learning.
 
-    y     = r + g (1 - terminated) min_e Q'_e(s', pi'(s') + clip(noise))          g = discount within or across sessions
-    L_Q   = sum_e mean (Q_e(s, a) - y)^2
     L_pi  = -lam mean Q_1(s, pi(s)) + mean_d (pi(s) - a)^2,   lam = alpha / mean |Q_1|  (no gradient through lam)
 
-Symbols: ``s`` encoded state, ``a`` logged action, ``r`` weighted sum of the objective's signals, ``Q'``, ``pi'`` Polyak targets.
+Critics, targets and symbols are those of :mod:`recrl.algorithms.td3`; ``a`` is the logged action.
 
-**Differences from the authors' code**: the discount of a transition is the one within a session or across its end; truncated rows
-(no next state in the log) are not learned from by the critics; states are
-not standardised by the data: encoders give parts of comparable scale.
+**Differences from the authors' code**: those of TD3; states are not standardised by the data, encoders give parts of comparable scale.
 
-**Metrics**: ``critic_loss``, ``actor_loss``, ``q_mean``, ``bc_error`` (mean squared distance to the logged action), ``lambda``,
-``target_mean``.
+**Metrics**: those of TD3, ``bc_error`` (mean squared distance to the logged action) and ``lambda``.
 
-**Source**: Fujimoto and Gu, "A Minimalist Approach to Offline Reinforcement Learning", NeurIPS 2021, equations 3-5; Fujimoto, van Hoof,
-Meger, "Addressing Function Approximation Error in Actor-Critic Methods", ICML 2018.
+**Source**: Fujimoto and Gu, "A Minimalist Approach to Offline Reinforcement Learning", NeurIPS 2021, equations 3-5.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from recrl.algorithms.task import Task
-from recrl.core.contracts import Transitions, Update
+from recrl.algorithms.td3 import TD3, TD3Config
 from recrl.core.errors import ConfigError
-from recrl.core.streams import Purpose
-from recrl.core.torch.streams import TensorStreams
-from recrl.policies.networks import Critics, initialise, polyak
-from recrl.policies.vector import ActorConfig, VectorPolicy
 
 
 @dataclass(frozen=True)
-class TD3BCConfig:
-    """Options of TD3+BC.
+class TD3BCConfig(TD3Config):
+    """Options of TD3, and ``alpha``.
 
     Attributes:
-        actor: the policy network.
-        critic_hidden: hidden sizes of the twin critics.
-        actor_learning_rate: of Adam.
-        critic_learning_rate: of Adam.
         alpha: weight of the value against imitation; 0 is behaviour cloning.
-        tau: Polyak step of the targets.
-        policy_delay: critic steps an actor step.
-        target_noise: spread of the smoothing noise, as a share of half the action range.
-        target_clip: bound of the smoothing noise, likewise.
     """
 
-    actor: ActorConfig = ActorConfig()
-    critic_hidden: tuple[int, ...] = (128, 128)
-    actor_learning_rate: float = 3e-4
-    critic_learning_rate: float = 3e-4
     alpha: float = 2.5
-    tau: float = 0.005
-    policy_delay: int = 2
-    target_noise: float = 0.2
-    target_clip: float = 0.5
 
     def __post_init__(self) -> None:
-        if self.policy_delay < 1 or self.alpha < 0 or not 0 < self.tau <= 1:
-            raise ConfigError(
-                f"policy_delay={self.policy_delay}, alpha={self.alpha}, tau={self.tau} are out of range",
-                where="td3_bc",
-                mend="policy_delay >= 1, alpha >= 0, 0 < tau <= 1",
-            )
+        super().__post_init__()
+        if self.alpha < 0:
+            raise ConfigError(f"alpha={self.alpha} is negative", where="td3_bc.alpha", mend="alpha >= 0; 2.5 is the published value")
 
 
-class TD3BC:
+class TD3BC(TD3):
     """TD3+BC for vector actions: embeddings, fusion weights, continuous controls."""
 
     name: ClassVar[str] = "td3_bc"
     config_type: ClassVar[type[TD3BCConfig]] = TD3BCConfig
 
     def __init__(self, config: TD3BCConfig, task: Task, seed: int = 0) -> None:
-        if not task.action_spec.is_vector:
-            raise ConfigError(
-                f"td3_bc learns vector actions, not {task.action_spec.kind!r}",
-                where="td3_bc.action_spec",
-                mend="use embedding, fusion_weights or continuous actions",
-            )
-        self.config, self.action_spec, self.objective = config, task.action_spec, task.objective
-        self._policy = VectorPolicy(task.action_spec, config.actor, task.item_vectors, seed).to(task.device)
-        self._critics = Critics(self._policy.actor.encoder.width, task.action_spec.shape[0], config.critic_hidden)
-        initialise(self._critics, seed + 1)
-        self._critics.to(task.device)
-        self._target_policy, self._target_critics = deepcopy(self._policy), deepcopy(self._critics)
-        self._actor_optimiser = torch.optim.Adam(self._policy.parameters(), lr=config.actor_learning_rate)
-        self._critic_optimiser = torch.optim.Adam(self._critics.parameters(), lr=config.critic_learning_rate)
-        self._weights = torch.tensor([s.weight for s in task.objective.signals], device=task.device)
-        self._streams = TensorStreams(seed, task.device)
-        self._step = 0
-        self._lanes = torch.arange(0, device=task.device)
-        self._actor_metrics: dict[str, Tensor] = {}
+        super().__init__(config, task, seed)
+        self._alpha = config.alpha
 
-    def policy(self) -> VectorPolicy:
-        """The current actor."""
-        return self._policy
-
-    def collect_policy(self) -> VectorPolicy:
-        """The current actor with its Gaussian exploration."""
-        return self._policy
-
-    def observe(self, transitions: Transitions) -> None:
-        """Nothing to see: learning is from batches alone."""
-
-    def update(self, batch: Transitions) -> Update:
-        """One critic step; every ``policy_delay``-th call an actor step and a target step."""
-        self._step += 1
-        state = self._policy.actor.encoder(batch.observation)  # (B, width); encoders hold no parameters
-        critic_loss, target = self._update_critics(batch, state)
-        if (self._step - 1) % self.config.policy_delay == 0:
-            self._actor_metrics = self._update_actor(state, batch.action)
-            polyak(self._target_policy, self._policy, self.config.tau)
-            polyak(self._target_critics, self._critics, self.config.tau)
-        return Update({"critic_loss": critic_loss, "target_mean": target.mean(), **self._actor_metrics})
-
-    def _update_critics(self, batch: Transitions, state: Tensor) -> tuple[Tensor, Tensor]:
-        main, half = self.objective.main, self._policy.actor.half_range
-        reward = batch.reward @ self._weights  # (B,)
-        discount = torch.where(batch.session_end, main.discount_across, main.discount_within)
-        with torch.no_grad():
-            if self._lanes.numel() != len(batch):
-                self._lanes = torch.arange(len(batch), device=state.device)
-            noise = self._streams.normal(self._lanes, self._step, Purpose.EXPLORATION, self.action_spec.shape)
-            clip = self.config.target_clip * half
-            noise = (noise * self.config.target_noise * half).clamp(-clip, clip)
-            next_state = self._target_policy.actor.encoder(batch.next_observation)
-            next_action = (self._target_policy.actor.head(next_state) + noise).clamp(self.action_spec.low, self.action_spec.high)
-            next_value = self._target_critics(next_state, next_action).min(0).values
-            target = reward + discount * (~batch.terminated) * next_value
-        # a truncated row has no next state in the record: its target is unknown
-        known = (~batch.truncated | batch.terminated).to(state.dtype)
-        error = (self._critics(state, batch.action) - target) ** 2 * known  # (2, B)
-        loss = error.sum() / known.sum().clamp_min(1.0)
-        self._critic_optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        self._critic_optimiser.step()
-        return loss.detach(), target
-
-    def _update_actor(self, state: Tensor, logged_action: Tensor) -> dict[str, Tensor]:
-        action = self._policy.actor.head(state)
-        value = self._critics(state, action)[0]
-        scale = self.config.alpha / value.detach().abs().mean().clamp_min(1e-6)
+    def _actor_loss(self, value: Tensor, action: Tensor, logged_action: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        scale = self._alpha / value.detach().abs().mean().clamp_min(1e-6)
         imitation = ((action - logged_action) ** 2).mean()
-        loss = -scale * value.mean() + imitation
-        self._actor_optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        self._actor_optimiser.step()
-        return {"actor_loss": loss.detach(), "q_mean": value.detach().mean(), "bc_error": imitation.detach(), "lambda": scale}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Networks, targets, optimisers, and the seed and step that key the noise."""
-        return {
-            "policy": self._policy.state_dict(),
-            "critics": self._critics.state_dict(),
-            "target_policy": self._target_policy.state_dict(),
-            "target_critics": self._target_critics.state_dict(),
-            "actor_optimiser": self._actor_optimiser.state_dict(),
-            "critic_optimiser": self._critic_optimiser.state_dict(),
-            "actor_metrics": self._actor_metrics,
-            "step": self._step,
-            "seed": self._streams.seed,
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore :meth:`state_dict`."""
-        self._policy.load_state_dict(state["policy"])
-        self._critics.load_state_dict(state["critics"])
-        self._target_policy.load_state_dict(state["target_policy"])
-        self._target_critics.load_state_dict(state["target_critics"])
-        self._actor_optimiser.load_state_dict(state["actor_optimiser"])
-        self._critic_optimiser.load_state_dict(state["critic_optimiser"])
-        self._actor_metrics = dict(state["actor_metrics"])
-        self._step = int(state["step"])
-        self._streams = TensorStreams(int(state["seed"]), self._streams.device)
+        return -scale * value.mean() + imitation, {"bc_error": imitation.detach(), "lambda": scale}

@@ -15,6 +15,7 @@ from recrl.algorithms.task import Task
 from recrl.core.contracts import ActionSpec
 from recrl.core.errors import DataError
 from recrl.core.objective import Objective, Signal
+from recrl.core.streams import Purpose, Streams
 from recrl.core.torch.views import as_tensor
 from recrl.pipeline.data import DataOptions, session_rule_of
 from recrl.policies.fusion import PredictedBehaviours
@@ -59,10 +60,14 @@ class Setting:
 
     @cached_property
     def predictions(self) -> PredictedBehaviours:
-        """Standardised predicted behaviours for fusion weights."""
-        train = self.split.train
-        users, items = (as_tensor(train.column(name)).to(torch.int64) for name in ("user", "item"))
-        return PredictedBehaviours.fit(self.responses, users, items)
+        """Predicted behaviours for fusion weights, standardised over training users and the whole catalogue.
+
+        So the mean of shown items is not zero: it points where the logging policy's choice differs from the catalogue, and that is what
+        cloning imitates.
+        """
+        users = as_tensor(self.split.train.column("user")).to(torch.int64)
+        items = Streams(0).integers(self.log.n_items, users.numpy(), np.arange(users.numel()), Purpose.CANDIDATES)
+        return PredictedBehaviours.fit(self.responses, users, as_tensor(items))
 
     def action_spec(self, kind: LogAction) -> ActionSpec:
         """Spec of an action of this kind on this log."""

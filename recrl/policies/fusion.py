@@ -2,7 +2,7 @@
 
 The score of item ``i`` for user ``u`` is ``sum_f a_f x_f(u, i)`` with the policy's weights ``a`` in [-1, 1]^7 and standardised predictions
 ``x_f = clip((logit P(f | u, i) - mean_f) / (2 std_f), -1, 1)``. Standardising makes a unit of weight mean the same for a click as
-for a follow, whose rates differ by three orders of magnitude; means and spreads come from training pairs.
+for a follow, whose rates differ by three orders of magnitude; means and spreads come from pairs of training users and any items.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class PredictedBehaviours(nn.Module):
 
     Args:
         responses: a response model fitted on training rows: the platform's own predictions, not the simulator's truth.
-        mean: (7,) mean log-odds over training pairs.
+        mean: (7,) mean log-odds over pairs of users and items.
         spread: (7,) twice their standard deviation.
     """
 
@@ -43,7 +43,7 @@ class PredictedBehaviours(nn.Module):
 
     @classmethod
     def fit(cls, responses: LatentResponse, users: Tensor, items: Tensor) -> PredictedBehaviours:
-        """Standardise over training pairs ``users``, ``items`` (n,)."""
+        """Standardise over the pairs ``users``, ``items`` (n,)."""
         odds = torch.logit(responses.scores(users, items.unsqueeze(1))[:, 0].double(), eps=1e-9)
         # a behaviour that never varies keeps a spread of one and says nothing
         spread = 2.0 * odds.std(0)

@@ -11,6 +11,7 @@ import tyro
 
 from recrl.algorithms import REGISTRY
 from recrl.algorithms.bc import BCConfig
+from recrl.algorithms.td3 import TD3Config
 from recrl.algorithms.td3_bc import TD3BCConfig
 from recrl.console import Talk
 from recrl.core.errors import ConfigError
@@ -27,11 +28,12 @@ class TrainOptions:
     """One learner on one log.
 
     Attributes:
-        algorithm: `bc` or `td3_bc`.
+        algorithm: `bc`, `td3` or `td3_bc`.
         action: what the learner decides: an item, an item embedding, or fusion weights over predicted behaviours.
         data: the log.
         offline: length and portions of training.
         bc: options of `bc`.
+        td3: options of `td3`.
         td3_bc: options of `td3_bc`.
         temperature: spread of the item choice of a vector learner.
         seed: of networks, batches and noise.
@@ -45,6 +47,7 @@ class TrainOptions:
     data: Annotated[DataOptions, tyro.conf.arg(name="")] = DataOptions()
     offline: Annotated[OfflineConfig, tyro.conf.arg(name="")] = OfflineConfig()
     bc: BCConfig = BCConfig()
+    td3: TD3Config = TD3Config()
     td3_bc: TD3BCConfig = TD3BCConfig()
     temperature: float = 0.1
     seed: int = 0

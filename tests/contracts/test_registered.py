@@ -17,7 +17,8 @@ from recrl.replay.samplers import UniformSampler
 from tests.support import small
 
 BATCH = torch.arange(0, 90, 9)
-SUPPORTED = {"bc": ("item", "embedding", "fusion_weights", "continuous"), "td3_bc": ("embedding", "fusion_weights", "continuous")}
+VECTORS = ("embedding", "fusion_weights", "continuous")
+SUPPORTED = {"bc": ("item", *VECTORS), "td3": VECTORS, "td3_bc": VECTORS}
 GRID = [(name, kind) for name in ALGORITHMS for kind in SUPPORTED[name]]
 
 
