@@ -1,0 +1,36 @@
+"""Logged recommender data: schema, loaders, sessions, splits, features and a columnar store."""
+
+from recrl_datasets.describe import Description, describe
+from recrl_datasets.features import UserItemFeatures
+from recrl_datasets.frame import from_frame
+from recrl_datasets.log import Log
+from recrl_datasets.preparing import prepare
+from recrl_datasets.registry import REGISTRY
+from recrl_datasets.schema import COLUMNS, RowsAsClustersWarning
+from recrl_datasets.sessions import Sessions, sessions
+from recrl_datasets.splits import Split, split_by_time, split_by_user
+from recrl_datasets.store import Manifest, Store, open_store
+from recrl_datasets.tables import DatasetSource, Finding, RawTables
+
+__all__ = [
+    "COLUMNS",
+    "REGISTRY",
+    "DatasetSource",
+    "Description",
+    "Finding",
+    "Log",
+    "Manifest",
+    "RawTables",
+    "RowsAsClustersWarning",
+    "Sessions",
+    "Split",
+    "Store",
+    "UserItemFeatures",
+    "describe",
+    "from_frame",
+    "open_store",
+    "prepare",
+    "sessions",
+    "split_by_time",
+    "split_by_user",
+]
