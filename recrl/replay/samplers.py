@@ -19,6 +19,8 @@ class Buffer(Protocol):
 
     device: torch.device
 
+    def __len__(self) -> int: ...
+
     def gather(self, index: Tensor) -> Transitions:
         """Transitions of the rows ``index`` (B,)."""
         ...
@@ -29,20 +31,20 @@ class UniformSampler:
 
     Args:
         buffer: where transitions come from.
-        rows: row numbers to draw from, (n,) int64.
+        rows: row numbers to draw from, (n,) int64; ``None`` for all that the buffer holds when a batch is drawn.
         seed: of the BATCHES stream.
 
     **Errors**: :class:`DataError` when there is nothing to draw from.
     """
 
-    def __init__(self, buffer: Buffer, rows: Tensor, seed: int) -> None:
-        if rows.numel() == 0:
+    def __init__(self, buffer: Buffer, rows: Tensor | None, seed: int) -> None:
+        if rows is not None and rows.numel() == 0:
             raise DataError(
                 "no rows to draw batches from",
                 where="UniformSampler.rows",
                 mend="the training part holds no user with two rows; use a longer log",
             )
-        self.buffer, self.rows = buffer, rows.to(buffer.device)
+        self.buffer, self.rows = buffer, None if rows is None else rows.to(buffer.device)
         self._streams = TensorStreams(seed, buffer.device)
         self._lanes = torch.arange(0, device=buffer.device)
 
@@ -50,8 +52,9 @@ class UniformSampler:
         """The batch of ``step``."""
         if self._lanes.numel() != size:
             self._lanes = torch.arange(size, device=self.buffer.device)
-        drawn = self._streams.integers(self.rows.numel(), self._lanes, step, Purpose.BATCHES)
-        return self.buffer.gather(self.rows[drawn])
+        count = len(self.buffer) if self.rows is None else self.rows.numel()
+        drawn = self._streams.integers(count, self._lanes, step, Purpose.BATCHES)
+        return self.buffer.gather(drawn if self.rows is None else self.rows[drawn])
 
     def update_priorities(self, index: Tensor, priorities: Tensor) -> None:
         """Uniform sampling has no priorities."""

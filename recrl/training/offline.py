@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import torch
 
 from recrl.core.contracts import Algorithm, BatchTransform, Progress, Sampler, Stateful
-from recrl.core.errors import ConfigError, RecrlError
+from recrl.core.errors import ConfigError
 from recrl.core.runs import RunFolder
-from recrl.training.checkpoints import load_latest, save_checkpoint
+from recrl.training.portions import Portion, resume, save
 
 
 @dataclass(frozen=True)
@@ -71,52 +68,22 @@ def train_offline(
 
     **Errors**: :class:`RecrlError` when a loss is not finite.
     """
-    folder = run.checkpoints / stream
     parts: dict[str, Stateful] = {"algorithm": algorithm, "sampler": sampler, **{f"transform-{k}": t for k, t in enumerate(transforms)}}
-    held = load_latest(folder)
-    start = 0
-    if held is not None:
-        start, state = held
-        for name, part in parts.items():
-            part.load_state_dict(state[name])
-    run.truncate_metrics(stream, start)
-
-    sums: dict[str, torch.Tensor | float] = {}
-    since = start
+    start = resume(parts, run, stream)
+    portion = Portion(run, stream)
     for step in range(start + 1, config.steps + 1):
         batch = sampler.sample(config.batch_size, step)
         for transform in transforms:
-            learned = transform.update(batch)
-            _add(sums, learned.metrics)
+            portion.add(transform.update(batch).metrics)
             batch = transform.apply(batch)
         update = algorithm.update(batch)
         if update.priorities is not None and batch.index is not None:
             sampler.update_priorities(batch.index, update.priorities)
-        _add(sums, update.metrics)
+        portion.add(update.metrics)
         if step % config.log_every == 0 or step == config.steps:
-            rows = [{"step": step, "name": name, "value": float(total) / (step - since)} for name, total in sums.items()]
-            _refuse_divergence(rows, stream, step)
-            run.append_metrics(stream, rows)
-            sums, since = {}, step
+            portion.write(step)
             if progress is not None:
                 progress(step / config.steps, f"{stream}: step {step:,} of {config.steps:,}")
         if step % config.checkpoint_every == 0 or step == config.steps:
-            save_checkpoint(folder, step, {name: part.state_dict() for name, part in parts.items()})
+            save(parts, run, stream, step)
     return start
-
-
-def _add(sums: dict[str, torch.Tensor | float], metrics: Mapping[str, Any]) -> None:
-    # tensors are added where they live; they are read once a portion, so that no update waits for the device
-    for name, value in metrics.items():
-        value = value.detach() if isinstance(value, torch.Tensor) else value
-        sums[name] = sums[name] + value if name in sums else value
-
-
-def _refuse_divergence(rows: Sequence[Mapping[str, Any]], stream: str, step: int) -> None:
-    broken = [str(row["name"]) for row in rows if not math.isfinite(float(row["value"]))]
-    if broken:
-        raise RecrlError(
-            f"{', '.join(broken)} of {stream} is not finite by step {step}",
-            where=f"metrics/{stream}",
-            mend="lower the learning rate, or look at the rewards with `recrl data describe`",
-        )
