@@ -1,0 +1,283 @@
+"""What users do with a shown item: latent factors, click first, everything else conditional on the click, one sigmoid."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from recrl.core.behaviours import BEHAVIOURS
+from recrl.core.config import from_dict, to_dict
+from recrl.core.errors import ContractError, StorageError
+from recrl.core.files import atomic_path, read_json, write_json
+
+WIDTH = 8
+"""Columns beside the vector in a table row: one bias for each behaviour, then the bias of log watch time."""
+
+
+@dataclass(frozen=True)
+class WatchLaw:
+    """Watch time given what happened: ``log(1 + seconds) = mean + user bias + item bias + spread * normal``, cut at 0 seconds.
+
+    Attributes:
+        mean: by (no click, click, long view without click, click and long view): the two lowest feedback bits.
+        spread: in the same order.
+    """
+
+    mean: tuple[float, float, float, float]
+    spread: tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class ResponseNotes:
+    """What a reader of a response model must know.
+
+    Attributes:
+        source: what it was fitted to.
+        rates_from: ``log`` or ``published``: what the intercepts were calibrated to.
+        intercept_only: behaviours with too few positives for factors of their own.
+        positives: positives seen of each behaviour.
+        rows: rows it was fitted on.
+        taste_spread: standard deviation of <user vector, item vector> over those rows: near 0, the log tells no personal taste.
+    """
+
+    source: str = "self-made"
+    rates_from: str = "self-made"
+    intercept_only: tuple[str, ...] = ()
+    positives: tuple[int, ...] = (0,) * len(BEHAVIOURS)
+    rows: int = 0
+    taste_spread: float = 0.0
+
+
+class LatentResponse:
+    """Responses of users to items.
+
+    With user vectors p, item vectors q, biases a, b, c and loadings l::
+
+        P(click)          = sigmoid(c_1 + a_u1 + b_i1 + l_1 <p_u, q_i>)
+        P(f | click)      = sigmoid(c_f + a_uf + b_if + l_f <p_u, q_i>)      f = long_view ... hate
+        P(f | no click)   = e_f
+
+    One taste serves all behaviours, so that the rare ones borrow from the frequent; what tells behaviours apart are the loadings
+    and the biases of users and items. The marginal is
+    ``P(f) = P(click) P(f | click) + (1 - P(click)) e_f``. Users or items outside the tables get the mean row.
+
+    Args:
+        users: (n_users + 1, D + 8): vector, seven biases, bias of log watch time; the last row serves unknown users.
+        items: (n_items + 1, D + 8), likewise.
+        intercepts: (7,) c.
+        loadings: (7,) l; 0 for behaviours without factors of their own.
+        off_click: (7,) e; that of click is 0.
+        watch: law of watch time, or ``None`` where the log has none.
+        notes: provenance.
+
+    **Errors**: :class:`ContractError` for shapes that do not fit.
+    """
+
+    def __init__(
+        self,
+        users: Tensor,
+        items: Tensor,
+        intercepts: Tensor,
+        loadings: Tensor,
+        off_click: Tensor,
+        watch: WatchLaw | None = None,
+        notes: ResponseNotes = ResponseNotes(),
+    ) -> None:
+        f = len(BEHAVIOURS)
+        width = users.shape[-1]
+        if users.ndim != 2 or items.ndim != 2 or items.shape[1] != width or width <= WIDTH or not len(users) * len(items):
+            raise ContractError(
+                f"user table {tuple(users.shape)} and item table {tuple(items.shape)} do not fit",
+                where="LatentResponse",
+                mend=f"both need a vector plus {WIDTH} columns, and a last row for the unknown",
+            )
+        if any(tuple(x.shape) != (f,) for x in (intercepts, loadings, off_click)):
+            raise ContractError(f"intercepts, loadings and off_click need {f} values each", where="LatentResponse")
+        as_float = [x.detach().to(torch.float32).contiguous() for x in (users, items, intercepts, loadings, off_click)]
+        self.users, self.items, self.intercepts, self.loadings, self.off_click = as_float
+        self.watch, self.notes = watch, notes
+        # what a request gathers: intercepts folded into the user rows
+        self._user_rows = self.users.clone()
+        self._user_rows[:, self.dim : self.dim + f] += self.intercepts
+        self._load = torch.cat([self.loadings, self.loadings.new_zeros(1)])
+
+    @property
+    def dim(self) -> int:
+        """Length of user and item vectors."""
+        return int(self.users.shape[1]) - WIDTH
+
+    @property
+    def n_users(self) -> int:
+        """Users with a row of their own."""
+        return int(self.users.shape[0]) - 1
+
+    @property
+    def n_items(self) -> int:
+        """Items with a row of their own."""
+        return int(self.items.shape[0]) - 1
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tables live."""
+        return self.users.device
+
+    @property
+    def item_vectors(self) -> Tensor:
+        """Vectors of the known items, ``(n_items, D)``."""
+        return self.items[:-1, : self.dim]
+
+    @property
+    def user_vectors(self) -> Tensor:
+        """Vectors of the known users, ``(n_users, D)``."""
+        return self.users[:-1, : self.dim]
+
+    def user_rows(self, user: Tensor) -> Tensor:
+        """Rows of users, intercepts included: ``(B,)`` -> ``(B, D + 8)``."""
+        return self._user_rows.index_select(0, _or_unknown(user, self.n_users))
+
+    def item_rows(self, item: Tensor) -> Tensor:
+        """Rows of items: ``(B, C)`` -> ``(B, C, D + 8)``."""
+        return self.items.index_select(0, _or_unknown(item, self.n_items).reshape(-1)).view(*item.shape, -1)
+
+    def logits_of_rows(self, user_rows: Tensor, item_rows: Tensor) -> Tensor:
+        """Log-odds of click and, given a click, of the others; last column: bias of log watch time. -> ``(B, C, 8)``."""
+        d = self.dim
+        user = user_rows.unsqueeze(1)
+        taste = (item_rows[..., :d] * user[..., :d]).sum(-1, keepdim=True)
+        return (item_rows[..., d:] + user[..., d:]).addcmul_(taste, self._load)
+
+    def logits(self, users: Tensor, items: Tensor) -> Tensor:
+        """Log-odds of click and, given a click, of the other behaviours: ``(B,)``, ``(B, C)`` -> ``(B, C, 7)``."""
+        return self.logits_of_rows(self.user_rows(users), self.item_rows(items))[..., : len(BEHAVIOURS)]
+
+    def queries(self, users: Tensor, heads: list[int]) -> tuple[Tensor, Tensor]:
+        """The linear form of some heads: ``(B,)`` -> query ``(B, A, D + 8)`` and bias ``(B, A)``, logits = <query, item row> + bias."""
+        rows, d = self.user_rows(users), self.dim
+        one_hot = torch.eye(WIDTH, device=self.device)[heads]
+        query = torch.cat([rows[:, None, :d] * self._load[heads].unsqueeze(1), one_hot.expand(len(rows), -1, -1)], dim=2)
+        return query, rows[:, d:][:, heads]
+
+    def marginals(self, logits: Tensor) -> Tensor:
+        """Marginal probabilities of the seven behaviours from :meth:`logits`."""
+        p = torch.sigmoid(logits)
+        click = p[..., :1]
+        marginal = (p - self.off_click) * click + self.off_click
+        marginal[..., :1] = click
+        return marginal
+
+    def scores(self, users: Tensor, items: Tensor) -> Tensor:
+        """Marginal probability of each behaviour: ``(B,)``, ``(B, C)`` -> ``(B, C, 7)``."""
+        return self.marginals(self.logits(users, items))
+
+    def click_probability(self, users: Tensor, items: Tensor) -> Tensor:
+        """P(click): ``(B,)``, ``(B, C)`` -> ``(B, C)``."""
+        return torch.sigmoid(self.logits(users, items)[..., 0])
+
+    def to(self, device: torch.device | str) -> LatentResponse:
+        """The same model on another device."""
+        users, items, intercepts, loadings, off_click = (
+            x.to(device) for x in (self.users, self.items, self.intercepts, self.loadings, self.off_click)
+        )
+        return LatentResponse(users, items, intercepts, loadings, off_click, watch=self.watch, notes=self.notes)
+
+    def save(self, folder: Path) -> None:
+        """Write ``response.safetensors`` and ``response.json`` into ``folder``."""
+        names = ("users", "items", "intercepts", "loadings", "off_click")
+        with atomic_path(Path(folder) / "response.safetensors") as temporary:
+            save_file({name: getattr(self, name).cpu().contiguous() for name in names}, temporary)
+        write_json(Path(folder) / "response.json", {"notes": to_dict(self.notes), "watch": asdict(self.watch) if self.watch else None})
+
+    @classmethod
+    def load(cls, folder: Path) -> LatentResponse:
+        """Read what :meth:`save` wrote.
+
+        **Errors**: :class:`StorageError` for a missing or broken file.
+        """
+        path = Path(folder) / "response.safetensors"
+        data = read_json(Path(folder) / "response.json")
+        try:
+            t = load_file(path)
+            return cls(
+                t["users"],
+                t["items"],
+                t["intercepts"],
+                t["loadings"],
+                t["off_click"],
+                watch=from_dict(WatchLaw, data["watch"], where="response.json") if data["watch"] else None,
+                notes=from_dict(ResponseNotes, data["notes"], where="response.json"),
+            )
+        except (OSError, KeyError, SafetensorError) as error:
+            raise StorageError(f"the response model cannot be read: {error}", where=str(path), mend="fit the simulator again") from None
+
+
+def _or_unknown(index: Tensor, count: int) -> Tensor:
+    return torch.where((index >= 0) & (index < count), index, count)
+
+
+# log-odds at which single precision tells no event from a sure one
+_ALWAYS = 40.0
+
+
+def calibrated(
+    response: LatentResponse, users: Tensor, items: Tensor, rates: dict[str, float], click_given: dict[str, float], rates_from: str
+) -> LatentResponse:
+    """The model with intercepts moved so that its mean marginals over the pairs equal ``rates`` and P(click | f) equals ``click_given``.
+
+    A behaviour of rate 0 is switched off.
+
+    **Shapes**: ``users``, ``items`` (n,).
+
+    **Errors**: :class:`ContractError` where no model has these rates, such as more clicks with a like than clicks.
+    """
+    logits = response.logits(users, items.unsqueeze(1))[:, 0].double()
+    intercepts, off_click = response.intercepts.double().clone(), torch.zeros(len(BEHAVIOURS), dtype=torch.float64)
+    click_shift = _shift_to(logits[:, 0], torch.ones_like(logits[:, 0]), rates["click"], "click")
+    intercepts[0] += click_shift
+    p_click = torch.sigmoid(logits[:, 0] + click_shift)
+    for k, name in enumerate(BEHAVIOURS[1:], start=1):
+        rate, share = rates.get(name, 0.0), click_given.get(name, 1.0)
+        off_click[k] = rate * (1.0 - share) / (1.0 - rates["click"])
+        target = rate * share
+        # a behaviour that comes with every click has no finite log-odds
+        always = abs(target - rates["click"]) < 1e-9
+        intercepts[k] += _ALWAYS if always else _shift_to(logits[:, k], p_click, target, name)
+    return LatentResponse(
+        response.users,
+        response.items,
+        intercepts,
+        response.loadings,
+        off_click.to(response.device),
+        watch=response.watch,
+        notes=ResponseNotes(**(asdict(response.notes) | {"rates_from": rates_from})),
+    )
+
+
+def _shift_to(logits: Tensor, weight: Tensor, target: float, name: str) -> float:
+    """The shift for which ``mean(weight * sigmoid(logits + shift))`` is ``target``."""
+    if target == 0.0:
+        return -_ALWAYS - float(logits.max())
+    if not 0.0 < target < float(weight.mean()):
+        raise ContractError(
+            f"rate {target:.3g} of {name} (with its click) cannot be reached: the ceiling is {float(weight.mean()):.3g}",
+            where="calibrated.rates",
+            mend="rates must lie in (0, 1), and a behaviour cannot meet more clicks than there are",
+        )
+    low, high = -60.0, 60.0
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if float((weight * torch.sigmoid(logits + middle)).mean()) < target else (low, middle)
+    return (low + high) / 2
+
+
+def normal_quantiles(count: int = 4096) -> Tensor:
+    """Midpoint quantiles of the standard normal law, ``(count,)``: a draw is a look-up."""
+    p = (torch.arange(count, dtype=torch.float64) + 0.5) / count
+    z = torch.special.ndtri(p)
+    # unit variance in spite of the cut tails
+    return torch.as_tensor(z / float(np.sqrt(float((z * z).mean())))).to(torch.float32)
