@@ -1,0 +1,1 @@
+"""The Streamlit app and the report: they read run folders, and never load torch."""

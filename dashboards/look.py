@@ -1,0 +1,193 @@
+"""The look that all figures share: colours, verdict signs, forest plots, lines with bands, titles.
+
+Backgrounds are transparent and the ink is left to the page, so figures sit well on light and on dark.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import plotly.graph_objects as go
+import polars as pl
+
+from dashboards.formats import clip
+
+COLOURS = ("#2f7ed8", "#e08214", "#1b9e77", "#9b6dd6", "#d6604d", "#3aa6b9", "#a6761d")
+"""Apart in hue and in lightness for colour-blind readers, and legible on white and on near-black."""
+
+_DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+_SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star")
+GREY = "rgba(128,128,128,0.9)"
+_GRID = "rgba(128,128,128,0.22)"
+
+VERDICTS = {
+    "trust": ("circle", "✓ trust"),
+    "caution": ("diamond-open", "△ caution"),
+    "do not use": ("x-thin-open", "✕ do not use"),
+    "better": ("circle", "▲ better"),
+    "worse": ("square", "▼ worse"),
+    "no difference shown": ("circle-open", "○ no difference shown"),
+}
+"""Marker and words of each verdict; the two say it without colour."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """One row of a forest plot."""
+
+    label: str
+    value: float
+    lower: float
+    upper: float
+    verdict: str = ""
+
+
+def label(text: object, limit: int = 32) -> str:
+    """Foreign text for a figure: short, and escaped, as Plotly reads a subset of HTML."""
+    return html.escape(clip(text, limit))
+
+
+def verdict(name: str) -> str:
+    """A verdict with its sign."""
+    return VERDICTS[name][1] if name in VERDICTS else clip(name)
+
+
+def forest(
+    rows: Sequence[Interval],
+    *,
+    title: str,
+    subtitle: str,
+    axis: str,
+    percent: bool,
+    reference: dict[str, float] | None = None,
+    zero: bool = False,
+) -> go.Figure:
+    """Values with their intervals, one row each from top to bottom; verdicts stand in words at the right."""
+    figure = blank(title, subtitle, axis, "", height=forest_height(len(rows)))
+    shown = "%{x:+.2%}" if percent and zero else "%{x:.2%}" if percent else "%{x:.4g}"
+    for position, row in enumerate(reversed(rows)):
+        figure.add_scatter(
+            x=[row.lower, row.upper],
+            y=[position] * 2,
+            mode="lines",
+            line={"color": COLOURS[0], "width": 3},
+            opacity=0.55,
+            hovertemplate=f"{shown}<extra>end of the interval</extra>",
+            showlegend=False,
+        )
+        figure.add_scatter(
+            x=[row.value],
+            y=[position],
+            mode="markers",
+            marker={
+                "color": COLOURS[0],
+                "symbol": VERDICTS.get(row.verdict, ("circle", ""))[0],
+                "size": 11,
+                "line": {"width": 2.4, "color": COLOURS[0]},
+            },
+            hovertemplate=f"{shown}<extra></extra>",
+            showlegend=False,
+        )
+        if row.verdict:
+            figure.add_annotation(
+                x=1.01, xref="paper", y=position, xanchor="left", text=label(verdict(row.verdict), 24), showarrow=False, font={"size": 12}
+            )
+    if zero:
+        figure.add_vline(x=0, line={"color": GREY, "width": 1.4, "dash": "dot"})
+    if reference is not None:
+        figure.add_vrect(x0=reference["lower"], x1=reference["upper"], fillcolor="rgba(128,128,128,0.18)", line_width=0)
+        figure.add_vline(x=reference["value"], line={"color": GREY, "width": 1.4, "dash": "dot"})
+    row_names(figure, [row.label for row in reversed(rows)])
+    figure.update_xaxes(tickformat=("+.1~%" if zero else ".1~%") if percent else None, zeroline=False, nticks=6, tickangle=0)
+    return figure.update_layout(margin_r=150 if any(row.verdict for row in rows) else 16)
+
+
+def line(
+    figure: go.Figure,
+    k: int,
+    name: str,
+    x: pl.Series,
+    y: pl.Series,
+    low: pl.Series | None,
+    high: pl.Series | None,
+    hover: str,
+    markers: bool = False,
+) -> None:
+    colour, dash, shown = COLOURS[k % len(COLOURS)], _DASHES[k % len(_DASHES)], label(name)
+    if low is not None and high is not None:
+        edge = {"mode": "lines", "line": {"width": 0, "color": colour}, "legendgroup": str(k), "showlegend": False, "hoverinfo": "skip"}
+        figure.add_scatter(x=x, y=low, **edge)
+        figure.add_scatter(x=x, y=high, fill="tonexty", fillcolor=_faint(colour), **edge)
+    figure.add_scatter(
+        x=x,
+        y=y,
+        name=shown,
+        mode="lines+markers" if markers else "lines",
+        line={"color": colour, "width": 2, "dash": dash},
+        marker={"symbol": _SYMBOLS[k % len(_SYMBOLS)], "size": 6},
+        legendgroup=str(k),
+        showlegend=True,
+        hovertemplate=f"{hover}<extra>%{{fullData.name}}</extra>",
+    )
+
+
+def legend_below(figure: go.Figure) -> None:
+    """Room for the legend below the axis."""
+    names = [trace.name for trace in figure.data if trace.name and trace.showlegend is not False]
+    lines = math.ceil(sum(len(name) + 8 for name in names) / 56)
+    figure.update_layout(height=figure.layout.height + 22 * lines, margin_b=60 + 22 * lines)
+
+
+def row_names(figure: go.Figure, names: Sequence[str]) -> None:
+    figure.update_yaxes(
+        tickmode="array",
+        tickvals=list(range(len(names))),
+        ticktext=[label(name) for name in names],
+        range=[-0.6, len(names) - 0.4],
+        automargin=True,
+        showgrid=False,
+        zeroline=False,
+    )
+
+
+def _faint(colour: str) -> str:
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red},{green},{blue},0.22)"
+
+
+def forest_height(rows: int) -> int:
+    return 150 + 34 * max(rows, 1)
+
+
+def blank(title: str, subtitle: str, x: str, y: str, height: int = 340) -> go.Figure:
+    figure = go.Figure()
+    dress(figure, title, subtitle, height)
+    return figure.update_xaxes(title_text=html.escape(x)).update_yaxes(title_text=html.escape(y))
+
+
+def dress(figure: go.Figure, title: str, subtitle: str, height: int = 340) -> None:
+    figure.update_layout(
+        title={
+            "text": f"<b>{html.escape(title)}</b>",
+            "subtitle": {"text": html.escape(subtitle), "font": {"size": 12.5}},
+            "x": 0,
+            "xref": "container",
+            "y": 1,
+            "yref": "container",
+            "yanchor": "top",
+            "pad": {"t": 10, "l": 4},
+            "font": {"size": 16},
+        },
+        height=height,
+        margin={"l": 64, "r": 16, "t": 78, "b": 56},
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        legend={"orientation": "h", "x": 0, "xanchor": "left", "y": 0, "yref": "container", "yanchor": "bottom"},
+        hovermode="closest",
+        meta={"alt": f"{title}: {subtitle}"},
+    )
+    figure.update_xaxes(gridcolor=_GRID, zeroline=False, title_standoff=10, separatethousands=True)
+    figure.update_yaxes(gridcolor=_GRID, zeroline=False, title_standoff=10, automargin=True, ticklabelstandoff=6, separatethousands=True)

@@ -1,0 +1,5 @@
+"""Entry script for Streamlit (see :mod:`dashboards.serve`)."""
+
+from dashboards.app import main
+
+main()

@@ -1,0 +1,310 @@
+"""What the pages ask of run folders: confined to the runs root, cached by path and modification time, never torch.
+
+Frames are immutable, so a small in-process cache shares them between pages and browser tabs without copies.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from polars import selectors
+
+from dashboards.schema import TABLES
+from recrl.core.errors import StorageError
+from recrl.core.files import read_json
+from recrl.core.runs import RunFolder, Status
+
+MAX_ROWS = 2_000_000
+"""Tables beyond this are no page material; metric streams are thinned and have no such limit."""
+
+_MAX_JSON_BYTES = 4_000_000
+_PARTS = ("config.json", "status.json", "environment.json", "artifacts", "metrics")
+_UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError)
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """One line of the runs list; ``problem`` says what keeps it from being read."""
+
+    name: str
+    kind: str = ""
+    state: str = "unknown"
+    stage: str = ""
+    done: float = 0.0
+    started: float | None = None
+    updated: float | None = None
+    message: str = ""
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Curves:
+    """A metric stream thinned for drawing.
+
+    ``frame`` holds ``name, step, value, low, high`` (mean, least and largest of each bin of steps); ``broken`` parts could
+    not be read; ``not_finite`` values were NaN or infinite.
+    """
+
+    frame: pl.DataFrame
+    broken: int
+    not_finite: int
+
+
+def runs_root(arguments: Sequence[str] | None = None) -> Path:
+    """The folder of runs: ``--runs DIR``, else ``$RECRL_RUNS``, else ``runs``."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--runs", default=os.environ.get("RECRL_RUNS") or "runs")
+    known, _ = parser.parse_known_args(sys.argv[1:] if arguments is None else list(arguments))
+    return Path(known.runs)
+
+
+def open_run(root: Path, name: str) -> RunFolder:
+    """The run ``name`` of the runs root.
+
+    **Errors**: :class:`StorageError` for an unknown name, and for one that leads out of the root (``..``, absolute paths, links).
+    """
+    folder = root / name
+    if not name or len(name) > 255 or Path(name).name != name or "\x00" in name or not _lies_in(folder, root):
+        raise StorageError(
+            f"no run named {name!r:.80}", where=str(root), mend="choose a run from the list; a run is named by its folder, without a path"
+        )
+    if not folder.is_dir():
+        raise StorageError(f"no run named {name!r:.80}", where=str(root), mend="choose a run from the list, or make one with `recrl demo`")
+    return RunFolder(folder)
+
+
+def list_runs(root: Path) -> list[RunSummary]:
+    """Every run of the root, the newest first; a broken one is listed with its problem."""
+    try:
+        folders = [entry for entry in root.iterdir() if not entry.name.startswith(".") and entry.is_dir() and _lies_in(entry, root)]
+    except OSError:
+        return []
+    runs = [summary(RunFolder(folder)) for folder in folders if any((folder / part).exists() for part in _PARTS)]
+    return sorted(runs, key=lambda run: (-(run.updated or 0.0), run.name))
+
+
+def summary(run: RunFolder) -> RunSummary:
+    """Kind, state and progress of a run; never raises."""
+    try:
+        kind = str(config(run).get("kind", ""))
+        now = status(run)
+    except StorageError as error:
+        return RunSummary(run.name, state="broken", problem=error.what)
+    return RunSummary(run.name, kind, now.effective_state, now.stage, now.done, now.started, now.updated, now.message)
+
+
+def status(run: RunFolder) -> Status:
+    """The last heartbeat, with its values checked.
+
+    **Errors**: :class:`StorageError` for a missing or foreign ``status.json``.
+    """
+    held = _json(run, "status.json")
+    try:
+        done = float(held.get("done", 0.0))
+        return Status(
+            state=held["state"] if held["state"] in ("running", "done", "stopped", "failed") else "stopped",
+            pid=int(held["pid"]),
+            started=float(held["started"]),
+            updated=float(held["updated"]),
+            stage=str(held.get("stage", "")),
+            done=min(max(done, 0.0), 1.0) if math.isfinite(done) else 0.0,
+            message=str(held.get("message", "")),
+        )
+    except (KeyError, TypeError, ValueError, OverflowError):
+        raise StorageError("status.json is not a run's heartbeat", where=str(run.path), mend="run the command of this run again") from None
+
+
+def config(run: RunFolder) -> dict[str, Any]:
+    """The options the run was started with."""
+    return _json(run, "config.json")
+
+
+def environment(run: RunFolder) -> dict[str, Any]:
+    """Versions, command, seed and data hash of the run."""
+    return _json(run, "environment.json")
+
+
+def has_table(run: RunFolder, name: str) -> bool:
+    """Whether the run holds the table."""
+    return _table_path(run, name).is_file()
+
+
+def table(run: RunFolder, name: str) -> pl.DataFrame:
+    """A table of ``artifacts/`` with the columns and types of :data:`dashboards.schema.TABLES`.
+
+    Absent decimal numbers are NaN, absent text is empty.
+
+    **Errors**: :class:`StorageError` when it is missing, half-written, too long, or lacks a column.
+    """
+    path = _table_path(run, name)
+    _confine(run, path)
+    try:
+        found = path.stat()
+    except OSError:
+        raise StorageError(
+            f"this run holds no {TABLES[name].title}", where=f"artifacts/{name}.parquet", mend="`recrl demo` makes a run with every table"
+        ) from None
+    return _load_table(str(path), name, found.st_mtime_ns, found.st_size)
+
+
+def streams(run: RunFolder) -> list[str]:
+    """Names of the metric streams, those of learners (``train-*``) first."""
+    folder = run.path / "metrics"
+    _confine(run, folder)
+    try:
+        names = [entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
+    except OSError:
+        return []
+    return sorted(names, key=lambda name: (not name.startswith("train-"), name))
+
+
+def curves(run: RunFolder, stream: str, points: int = 400) -> Curves:
+    """A metric stream, thinned to at most ``points`` bins of steps a metric."""
+    folder = run.path / "metrics" / stream
+    _confine(run, folder)
+    parts = []
+    for part in sorted(folder.glob("part-*.parquet")):
+        _confine(run, part)
+        try:
+            found = part.stat()
+        except OSError:
+            continue
+        parts.append((str(part), found.st_mtime_ns, found.st_size))
+    return _load_curves(tuple(parts), points)
+
+
+def main_signal(run: RunFolder, estimates: pl.DataFrame) -> str:
+    """The signal the run optimises where it was estimated, else the first estimated one."""
+    estimated = estimates["signal"].unique(maintain_order=True).to_list()
+    try:
+        options = config(run)
+    except StorageError:
+        options = {}
+    objective = options.get("objective")
+    main = objective.get("main") if isinstance(objective, dict) else None
+    wanted = main.get("name") if isinstance(main, dict) else options.get("signal")
+    return str(wanted) if wanted in estimated else str(estimated[0]) if estimated else ""
+
+
+def main_estimator(estimates: pl.DataFrame) -> str:
+    """The estimator whose verdicts are the best; of equals the last, as the more careful ones stand later."""
+    worth = pl.col("verdict").replace_strict({"trust": 2, "caution": 1}, default=0, return_dtype=pl.Int64).mean()
+    policies = estimates.filter(pl.col("policy") != "logged")
+    ranked = (
+        policies.group_by("estimator", maintain_order=True).agg(worth=worth).reverse().sort("worth", descending=True, maintain_order=True)
+    )
+    return str(ranked["estimator"][0]) if ranked.height else ""
+
+
+def by_estimator(estimates: pl.DataFrame, estimator: str) -> pl.DataFrame:
+    """The rows of one estimator, with the logged mean."""
+    return estimates.filter((pl.col("estimator") == estimator) | (pl.col("policy") == "logged"))
+
+
+def clear() -> None:
+    """Forget every cached frame."""
+    _load_table.cache_clear()
+    _load_curves.cache_clear()
+
+
+def _table_path(run: RunFolder, name: str) -> Path:
+    return run.path / "artifacts" / f"{name}.parquet"
+
+
+@lru_cache(maxsize=128)
+def _load_table(path: str, name: str, _modified: int, _size: int) -> pl.DataFrame:
+    spec = TABLES[name]
+    again = "run the command of this run again; it writes the table anew"
+    try:
+        scan = pl.scan_parquet(path, glob=False)
+        lacking = [column for column in spec.columns if column not in scan.collect_schema()]
+        if lacking:
+            raise StorageError(
+                f"the {spec.title} table lacks the columns {', '.join(lacking)}", where=f"artifacts/{name}.parquet", mend=again
+            )
+        rows = scan.select(pl.len()).collect().item()
+        if rows > MAX_ROWS:
+            raise StorageError(
+                f"the {spec.title} table has {rows:,} rows; pages show up to {MAX_ROWS:,}", where=path, mend="read it with polars"
+            )
+        columns = [pl.col(column).cast(kind) for column, kind in spec.columns.items()]
+        return scan.select(columns).with_columns(selectors.float().fill_null(math.nan), selectors.string().fill_null("")).collect()
+    except _UNREADABLE as error:
+        raise StorageError(
+            f"the {spec.title} table cannot be read: {str(error).splitlines()[0]:.160}", where=f"artifacts/{name}.parquet", mend=again
+        ) from None
+
+
+@lru_cache(maxsize=64)
+def _load_curves(parts: tuple[tuple[str, int, int], ...], points: int) -> Curves:
+    scans = [_scan_part(path) for path, _, _ in parts]
+    broken = 0
+    try:
+        return _thin(scans, points, 0)
+    except _UNREADABLE:
+        readable = [scan for scan in scans if _reads(scan)]
+        broken = len(scans) - len(readable)
+    return _thin(readable, points, broken)
+
+
+def _scan_part(path: str) -> pl.LazyFrame:
+    return pl.scan_parquet(path, glob=False).select(
+        pl.col("step").cast(pl.Int64), pl.col("name").cast(pl.String), pl.col("value").cast(pl.Float64)
+    )
+
+
+def _reads(scan: pl.LazyFrame) -> bool:
+    try:
+        scan.collect()
+    except _UNREADABLE:
+        return False
+    return True
+
+
+def _thin(scans: list[pl.LazyFrame], points: int, broken: int) -> Curves:
+    empty = pl.LazyFrame(schema={"step": pl.Int64, "name": pl.String, "value": pl.Float64})
+    rows = pl.concat([empty, *scans]).drop_nulls(["step", "name"])
+    finite = pl.col("value").is_finite().fill_null(False)
+    first, last = pl.col("step").min().over("name"), pl.col("step").max().over("name")
+    bins = (
+        rows.filter(finite)
+        .with_columns(((pl.col("step") - first) * points // (last - first + 1)).alias("bin"))
+        .group_by("name", "bin")
+        .agg(pl.col("step").max(), pl.col("value").mean(), low=pl.col("value").min(), high=pl.col("value").max())
+        .drop("bin")
+        .sort("name", "step")
+    )
+    frame, odd = pl.collect_all([bins, rows.select((~finite).sum())])
+    return Curves(frame, broken, int(odd.item()))
+
+
+def _json(run: RunFolder, name: str) -> dict[str, Any]:
+    path = run.path / name
+    _confine(run, path)
+    if path.is_file() and path.stat().st_size > _MAX_JSON_BYTES:
+        raise StorageError(f"{name} is larger than any run writes", where=str(path), mend="run the command of this run again")
+    held = read_json(path)
+    if not isinstance(held, dict):
+        raise StorageError(f"{name} holds no object", where=str(path), mend="run the command of this run again")
+    return held
+
+
+def _confine(run: RunFolder, path: Path) -> None:
+    if not _lies_in(path, run.path):
+        raise StorageError(f"{path.name} leads out of the run folder", where=str(run.path), mend="replace the link by the file itself")
+
+
+def _lies_in(path: Path, folder: Path) -> bool:
+    try:
+        return path.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError, ValueError):
+        return False

@@ -1,0 +1,25 @@
+"""How the app is started: on this machine only, without questions, without telemetry."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+
+def command(runs: Path, port: int) -> list[str]:
+    """The command line that serves the runs of ``runs`` on 127.0.0.1:``port``."""
+    # Streamlit would run a `pages` folder beside the entry script on its own; inside the folder it finds none
+    entry = Path(__file__).parent / "pages" / "__main__.py"
+    options = {
+        "server.address": "127.0.0.1",
+        "server.port": str(port),
+        "server.headless": "true",
+        "server.fileWatcherType": "none",
+        "browser.gatherUsageStats": "false",
+        "client.toolbarMode": "minimal",
+        "client.showErrorDetails": "none",
+        "theme.light.primaryColor": "#1f66b5",
+        "theme.dark.primaryColor": "#6cb0f5",
+    }
+    flags = [f"--{name}={value}" for name, value in options.items()]
+    return [sys.executable, "-m", "streamlit", "run", str(entry), *flags, "--", "--runs", str(runs)]

@@ -1,0 +1,254 @@
+"""The app and the report in a real Chromium: every page, on a whole run, a running one and an empty root.
+
+``RECRL_SCREENSHOTS=DIR`` keeps a picture of each page.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from dashboards.report import write_report
+from dashboards.serve import command
+from tests.conftest import REPOSITORY
+from tests.dashboard.make_run import make_run, metric_rows
+
+sync_api = pytest.importorskip("playwright.sync_api")
+pytestmark = pytest.mark.browser
+
+FLAGS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+PAGES = {"": "recrl", "data": "Data", "training": "Training", "estimates": "Off-policy estimates", "ab": "A/B in the simulator"}
+_SETTLED = """() => document.querySelector('[data-testid=stApp][data-test-script-state=notRunning]')
+  && document.querySelector('[data-testid=stMain] [data-testid=stMarkdownContainer]')
+  && [...document.querySelectorAll('[data-testid=stPlotlyChart]')].every(chart => chart.querySelector('.main-svg'))"""
+_HEIGHT = "() => Math.max(...[...document.querySelectorAll('[data-testid=stMain], body')].map(e => e.scrollHeight))"
+HOSTILE = '<img src=x onerror="window.hacked=1">'
+
+
+@contextmanager
+def served(runs: Path) -> Iterator[str]:
+    """The app on a free port of this machine."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    log = runs.parent / f"server-{port}.log"
+    with log.open("w") as sink, subprocess.Popen(command(runs, port), cwd=REPOSITORY, stdout=sink, stderr=subprocess.STDOUT) as server:
+        try:
+            for _ in range(300):
+                try:
+                    urllib.request.urlopen(f"http://127.0.0.1:{port}/_stcore/health", timeout=1).close()
+                    break
+                except (urllib.error.URLError, OSError):
+                    assert server.poll() is None, log.read_text()
+                    time.sleep(0.1)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            server.terminate()
+            server.wait(10)
+    assert "Traceback" not in log.read_text(), log.read_text()[-3000:]
+
+
+@pytest.fixture(scope="module")
+def browser(chromium: str) -> Iterator[object]:
+    """One Chromium for all tests here."""
+    with sync_api.sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=chromium, args=list(FLAGS))
+        yield opened
+        opened.close()
+
+
+class Tab:
+    """A browser page that remembers every complaint and every request that left this machine."""
+
+    def __init__(self, browser: object, **options: object) -> None:
+        self.page = browser.new_page(**{"viewport": {"width": 1400, "height": 1000}, **options})
+        self.complaints: list[str] = []
+        self.page.on("console", self._console)
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("request", self._request)
+
+    def _console(self, message: object) -> None:
+        # below a page's path Streamlit looks for its own health endpoint before it tries the root
+        probe = "/_stcore/" in message.location.get("url", "")
+        if message.type == "error" and not probe:
+            self.complaints.append(f"{message.text} ({message.location})")
+
+    def _request(self, request: object) -> None:
+        if not request.url.startswith(("http://127.0.0.1", "ws://127.0.0.1", "data:", "blob:", "file:")):
+            self.complaints.append(f"left this machine: {request.url}")
+
+    def open(self, url: str, heading: str) -> None:
+        self.page.goto(url)
+        self.page.get_by_role("heading", name=heading, exact=True, level=1).wait_for()
+        self.settle()
+
+    def go(self, path: str, heading: str) -> None:
+        """To another page by its link in the sidebar."""
+        self.page.get_by_test_id("stSidebarNav").locator(f"a[href$='/{path}']").click()
+        self.page.get_by_role("heading", name=heading, exact=True, level=1).wait_for()
+        self.settle()
+
+    def settle(self) -> None:
+        """Wait until the server has drawn everything, and nothing went wrong."""
+        self.page.wait_for_function(_SETTLED)
+        assert self.page.locator('[data-testid="stException"]').count() == 0
+        assert self.complaints == []
+
+    def keep(self, name: str) -> None:
+        folder = os.environ.get("RECRL_SCREENSHOTS")
+        if folder:
+            width = self.page.viewport_size["width"]
+            self.page.set_viewport_size({"width": width, "height": min(self.page.evaluate(_HEIGHT) + 20, 8000)})
+            self.page.wait_for_timeout(800)
+            self.page.screenshot(path=str(Path(folder) / f"{name}.png"))
+            self.page.set_viewport_size({"width": width, "height": 1000})
+
+    def text(self) -> str:
+        return self.page.inner_text("[data-testid=stMain]").replace("\u00a0", " ")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory, chromium: str) -> Iterator[tuple[str, Path]]:
+    """The app on a root with a whole run and one with a hostile name."""
+    root = tmp_path_factory.mktemp("site") / "runs"
+    make_run(root / HOSTILE).set_status("failed", message=HOSTILE)
+    make_run(root / "demo")
+    with served(root) as url:
+        yield url, root
+
+
+def test_every_page_shows_the_run(site: tuple[str, Path], browser: object) -> None:
+    url, _ = site
+    tab = Tab(browser)
+    wanted = {
+        "": ("better on daily active share", 2),
+        "data": ("100,000 rows of 943 users", 6),
+        "training": ("td3_bc, at update 1,980", 4),
+        "estimates": ("highest usable estimate is td3_bc by ncis", 3),
+        "ab": ("1.2 M user steps in 48 s", 4),
+    }
+    tab.open(f"{url}/?run=demo", "recrl")
+    for path, heading in PAGES.items():
+        if path:
+            tab.go(path, heading)
+        sentence, charts = wanted[path]
+        tab.page.get_by_text(sentence).wait_for()
+        tab.page.get_by_test_id("stPlotlyChart").nth(charts - 1).wait_for()
+        tab.settle()
+        assert tab.page.get_by_test_id("stPlotlyChart").count() == charts
+        assert tab.page.url.endswith(f"/{path}?run=demo")
+        tab.keep(path or "home")
+
+
+def test_the_main_controls_work_and_the_run_stays_from_page_to_page(site: tuple[str, Path], browser: object) -> None:
+    url, _ = site
+    tab = Tab(browser)
+    tab.open(f"{url}/?run=demo", "recrl")
+    tab.page.get_by_role("link", name="A/B").first.click()
+    tab.page.get_by_role("heading", name="A/B in the simulator", level=1).wait_for()
+    tab.page.wait_for_url("**/ab?run=demo")
+    tab.settle()
+    choose(tab, "Scenario of the simulator", "weaker response")
+    tab.page.get_by_text("better on daily active share (+1.6").wait_for()
+    tab.go("estimates", PAGES["estimates"])
+    choose(tab, "Signal", "click")
+    tab.page.get_by_text("On click the highest usable estimate").wait_for()
+    assert tab.page.url.endswith("?run=demo")
+    tab.settle()
+
+
+def test_names_are_text_never_markup(site: tuple[str, Path], browser: object) -> None:
+    url, _ = site
+    tab = Tab(browser)
+    tab.open(url, "recrl")
+    choose(tab, "Run", HOSTILE)
+    tab.page.get_by_text("This run failed.").wait_for()
+    tab.settle()
+    tab.page.get_by_role("heading", name=HOSTILE).wait_for()
+    assert tab.page.evaluate("() => window.hacked") is None
+    assert tab.page.locator("img[src=x]").count() == 0
+
+
+def test_a_path_in_the_url_is_refused(site: tuple[str, Path], browser: object) -> None:
+    url, root = site
+    make_run(root.parent / "secret")
+    tab = Tab(browser)
+    tab.open(f"{url}/data?run=../secret", "Data")
+    tab.page.get_by_text("No run named").wait_for()
+    assert "943" not in tab.text()
+
+
+def test_dark_and_narrow(site: tuple[str, Path], browser: object) -> None:
+    url, _ = site
+    for name, options in {"dark": {"color_scheme": "dark"}, "narrow": {"viewport": {"width": 420, "height": 900}}}.items():
+        tab = Tab(browser, **options)
+        tab.open(f"{url}/ab?run=demo", PAGES["ab"])
+        assert tab.page.evaluate("() => document.documentElement.scrollWidth <= window.innerWidth"), "nothing is cut at the right"
+        tab.keep(f"ab-{name}")
+
+
+def test_an_empty_root_says_make_demo_on_every_page(tmp_path: Path, browser: object) -> None:
+    (tmp_path / "runs").mkdir()
+    tab = Tab(browser)
+    with served(tmp_path / "runs") as url:
+        # the first address asked of a fresh server is a page below the root
+        tab.open(f"{url}/ab", PAGES["ab"])
+        for path, heading in reversed(PAGES.items()):
+            if path != "ab":
+                tab.go(path, heading)
+            tab.page.get_by_text("No runs yet").wait_for()
+            tab.page.get_by_text("make demo").wait_for()
+        tab.keep("empty")
+
+
+def test_a_running_run_moves_on_the_page_by_itself(tmp_path: Path, browser: object) -> None:
+    run = make_run(tmp_path / "runs" / "demo", finish=False)
+    tab = Tab(browser)
+    with served(tmp_path / "runs") as url:
+        tab.open(f"{url}/training?run=demo", "Training")
+        tab.page.get_by_text("train td3_bc · 40 %").wait_for()
+        tab.keep("training-running")
+        run.append_metrics("train-td3_bc", metric_rows("train-td3_bc", 2000, 3000))
+        run.set_status("running", stage="train td3_bc", done=0.7)
+        tab.page.get_by_text("train td3_bc · 70 %").wait_for()
+        tab.page.get_by_text("td3_bc, at update 2,980").wait_for()
+        run.set_status("done", done=1.0)
+        tab.page.locator("[data-testid=stProgress]").wait_for(state="detached")
+        tab.settle()
+
+
+def test_the_report_opens_without_a_network(tmp_path: Path, browser: object) -> None:
+    path = write_report(make_run(tmp_path / "demo"))
+    tab = Tab(browser, offline=True)
+    tab.page.goto(path.as_uri())
+    tab.page.wait_for_function("() => [...document.querySelectorAll('.plotly-graph-div')].every(p => p.querySelector('.main-svg'))")
+    assert tab.page.locator(".plotly-graph-div").count() >= 15
+    assert tab.page.evaluate("() => document.documentElement.scrollWidth <= window.innerWidth")
+    ink = tab.page.evaluate("() => getComputedStyle(document.querySelector('.plotly-graph-div .gtitle')).fill")
+    assert ink == tab.page.evaluate("() => getComputedStyle(document.body).color")
+    assert tab.complaints == []
+    tab.keep("report")
+
+
+def choose(tab: Tab, name: str, option: str) -> None:
+    """Pick an option of a select box."""
+    tab.page.get_by_role("combobox", name=name).click()
+    tab.page.get_by_role("option", name=option, exact=True).click()

@@ -1,0 +1,163 @@
+"""Formats and figures: units on each axis, words beside colours, foreign text never markup, odd numbers no crash."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import plotly.graph_objects as go
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dashboards import formats, plots, queries, readings
+from tests.dashboard.make_run import all_tables, make_run
+
+HOSTILE = '<img src=x onerror="alert(1)">%{x}[a](http://b)$x$' + "\u202e" + "n" * 400
+
+
+def drawn(tables: dict[str, pl.DataFrame]) -> Iterator[tuple[str, go.Figure]]:
+    """Every figure of the dashboard."""
+    metrics, daily = tables["ab_metrics"], tables["ab_daily"]
+    signal = tables["estimates"]["signal"][0]
+    rows = tables["estimates"].filter(pl.col("signal") == signal)
+    yield "depth", plots.depth(tables["data_depth"])
+    yield "gaps", plots.gaps(tables["data_gaps"])
+    yield "survival", plots.survival(tables["data_gaps"])
+    yield "rates", plots.rates(tables["data_rates"].filter(pl.col("unit") == "share"))
+    yield "popularity", plots.popularity(tables["data_popularity"])
+    yield "daily", plots.daily(tables["data_daily"])
+    yield "estimates", plots.estimates(rows, signal)
+    yield "ess", plots.effective_sample(rows)
+    yield "weights", plots.weights(tables["estimates_weights"])
+    yield "effects", plots.effects(metrics)
+    yield "ab_daily", plots.ab_daily(daily, daily["metric"][0])
+    yield "retention", plots.retention(tables["ab_retention"])
+    yield "fit", plots.simulator_fit(tables["simulator_fit"])
+
+
+def test_every_figure_has_a_title_words_and_named_axes(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "r")
+    curves = queries.curves(run, "train-bc").frame.with_columns(stream=pl.lit("train-bc"))
+    figures = [*drawn(all_tables()), ("curve", plots.curve(curves, "actor_loss"))]
+    for name, figure in figures:
+        assert figure.layout.title.text, name
+        assert len(figure.layout.meta["alt"]) > 20, name
+        layout = figure.to_plotly_json()["layout"]
+        axes = {key: axis for key, axis in layout.items() if key.startswith(("xaxis", "yaxis"))}
+        for key, axis in axes.items():
+            shared = key == "xaxis" and axis.get("matches")
+            assert shared or axis.get("title", {}).get("text") or axis.get("ticktext"), f"{name}: {key} is not named"
+
+
+def test_no_figure_lets_foreign_text_through_as_markup() -> None:
+    tables = {}
+    for name, frame in all_tables().items():
+        text = [column for column, kind in frame.schema.items() if kind == pl.String and column not in ("unit", "verdict")]
+        tables[name] = frame.with_columns(pl.col(column) + HOSTILE for column in text)
+    for name, figure in drawn(tables):
+        figure.layout.meta = None  # words for screen readers: escaped where they are set into a page
+        assert "<img" not in figure.to_json().replace("\\u003c", "<"), name
+        assert len(figure.to_json()) < 200_000, name
+
+
+@pytest.mark.parametrize("odd", [math.nan, math.inf, 0.0, 1e130])
+def test_odd_numbers_do_not_break_a_figure_or_a_sentence(odd: float) -> None:
+    tables = {
+        name: frame.with_columns(pl.lit(odd, pl.Float64).alias(column) for column, kind in frame.schema.items() if kind == pl.Float64)
+        for name, frame in all_tables().items()
+    }
+    for _, figure in drawn(tables):
+        figure.to_json()
+    assert readings.data(tables["data_summary"], tables["data_depth"], tables["data_gaps"])
+    assert readings.estimates(tables["estimates"], "long_view")
+    assert readings.ab(tables["ab_metrics"], "fitted")
+
+
+def test_no_rows_do_not_break_a_figure_or_a_sentence() -> None:
+    tables = {name: frame.clear() for name, frame in all_tables().items()}
+    with pytest.raises(IndexError):
+        list(drawn(tables))  # there is no signal to choose: the pages stop before
+    for draw, name in (
+        (plots.depth, "data_depth"),
+        (plots.gaps, "data_gaps"),
+        (plots.survival, "data_gaps"),
+        (plots.effective_sample, "estimates"),
+        (plots.weights, "estimates_weights"),
+        (plots.effects, "ab_metrics"),
+        (plots.retention, "ab_retention"),
+        (plots.simulator_fit, "simulator_fit"),
+    ):
+        draw(tables[name]).to_json()
+    assert "empty" in readings.data(tables["data_summary"], None, None)
+    assert "No policy" in readings.estimates(tables["estimates"], "click")
+    assert "No arm" in readings.ab(tables["ab_metrics"], "fitted")[0]
+
+
+def test_readings_say_what_the_tables_hold() -> None:
+    tables = all_tables()
+    assert "100,000 rows of 943 users on 1,682 items" in readings.data(tables["data_summary"], tables["data_depth"], tables["data_gaps"])
+    # snips of td3_bc is higher but may not be used
+    text = readings.estimates(tables["estimates"], "long_view").replace("\u00a0", " ")
+    assert "td3_bc by ncis: 60.50 %" in text
+    assert "lies above the logged 55.40 %" in text
+    low = tables["estimates"].with_columns(lower=pl.lit(0.1))
+    assert "no gain is shown" in readings.estimates(low, "long_view")
+    unusable = tables["estimates"].with_columns(verdict=pl.lit("do not use"))
+    assert "No estimate of long view may be used" in readings.estimates(unusable, "long_view")
+    (sentence,) = readings.ab(tables["ab_metrics"], "fitted")
+    assert sentence.startswith("td3_bc against popularity: better on daily active share")
+    assert "no difference shown on hate rate" in sentence
+
+
+def test_effects_are_relative_to_the_size_of_the_baseline() -> None:
+    row = all_tables()["ab_metrics"].filter((pl.col("arm") == "td3_bc") & (pl.col("metric") == "return_gap_days")).head(1)
+    figure = plots.effects(row)
+    ends, mark = figure.data[0].x, figure.data[1].x
+    assert mark[0] == pytest.approx(-0.019)
+    assert ends == pytest.approx((-0.029, -0.009))
+
+
+@pytest.mark.parametrize(
+    ("shown", "wanted"),
+    [
+        (formats.count(181932), "181,932"),
+        (formats.count(None), "–"),
+        (formats.compact(999_999), "999,999"),
+        (formats.compact(1_442_000), "1.44 M"),
+        (formats.share(0.1234), "12.3 %"),
+        (formats.share(math.nan), "–"),
+        (formats.signed_share(-0.019), "−1.9 %"),
+        (formats.number(0.000012), "1.200e-05"),
+        (formats.number(12345.6), "12,346"),
+        (formats.quantity(3.41, "days"), "3.41 days"),
+        (formats.quantity(0.554, "share"), "55.40 %"),
+        (formats.quantity(0.554, "share of users"), "55.40 %"),
+        (formats.change(0.006572, "share"), "+0.657 pp"),
+        (formats.change(-0.06479, "days"), "−0.0648 days"),
+        (formats.change(None, "days"), "–"),
+        (formats.span(-0.0989, 0.0307, "days"), "−0.0989 to +0.0307 days"),
+        (formats.duration(42.4), "42 s"),
+        (formats.duration(192), "3 min 12 s"),
+        (formats.duration(7500), "2 h 5 min"),
+        (formats.duration(math.inf), "–"),
+        (formats.day(874_724_710_000), "1997-09-20"),
+        (formats.day(1e300), "–"),
+        (formats.words("long_view"), "long view"),
+        (formats.clip("a\nb\u202ec", 80), "a b c"),
+        (formats.clip("x" * 90, 10), "x" * 9 + "…"),
+        (formats.prose("run `recrl demo` <b>"), "run `recrl demo` \\<b\\>"),
+    ],
+)
+def test_formats(shown: str, wanted: str) -> None:
+    assert shown.replace("\u00a0", " ") == wanted
+
+
+@given(st.text(max_size=400))
+def test_plain_text_holds_no_bare_punctuation_and_stays_short(text: str) -> None:
+    shown = formats.plain(text, 100)
+    assert len(shown) <= 200
+    bare = shown.replace("\\\\", "")
+    assert all(before == "\\" for before, mark in zip(" " + bare, bare, strict=False) if mark in "<>[]()*_`$:#!|~&")

@@ -1,0 +1,190 @@
+"""The pages by themselves (Streamlit's AppTest): whole, empty, broken and hostile run folders."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from itertools import cycle, islice
+from pathlib import Path
+
+import polars as pl
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from recrl.core.runs import RunFolder
+from tests.conftest import REPOSITORY
+from tests.dashboard.make_run import all_tables, make_run, metric_rows
+
+PAGES = ("home", "data", "training", "estimates", "ab")
+HOSTILE = '<img src=x onerror="alert(1)"><script>alert(2)</script>[a](javascript:alert(3)) ![i](http://example.invalid/x.png) :red[r] $x$'
+
+
+def open_page(page: str, runs: Path, monkeypatch: pytest.MonkeyPatch, run: str | None = None) -> AppTest:
+    monkeypatch.setenv("RECRL_RUNS", str(runs))
+    app = AppTest.from_string(f"from dashboards.pages import {page}\n{page}.page()", default_timeout=30)
+    if run is not None:
+        app.query_params["run"] = run
+    app.run()
+    assert not app.exception, [element.message for element in app.exception]
+    return app
+
+
+def text_of(app: AppTest) -> str:
+    return "\n".join(str(element.value) for kind in ("title", "subheader", "markdown", "caption", "code") for element in app.get(kind))
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root with one whole run, for reading only."""
+    root = tmp_path_factory.mktemp("whole") / "runs"
+    make_run(root / "demo")
+    return root
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_each_page_shows_the_run(page: str, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = text_of(open_page(page, runs, monkeypatch, "demo")).replace("\\", "").replace("\u00a0", " ")
+    wanted = {
+        "home": "better on daily active share",
+        "data": "100,000 rows of 943 users",
+        "training": "td3_bc, at update 1,980",
+        "estimates": "highest usable estimate is td3_bc by ncis: 60.50 %",
+        "ab": "Satisfaction effect eta 0.35 · 1.2 M user steps",
+    }
+    assert wanted[page] in shown
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_an_empty_root_says_what_to_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = text_of(open_page(page, tmp_path / "absent", monkeypatch))
+    assert "No runs yet" in shown
+    assert "make demo" in shown
+
+
+@pytest.mark.parametrize("name", ["../demo", "/etc/passwd", "nobody", "..%2Fdemo", HOSTILE])
+def test_a_foreign_run_in_the_url_is_a_message(name: str, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = text_of(open_page("data", runs, monkeypatch, name))
+    assert "No run named" in shown
+    assert "943" not in shown
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_missing_tables_are_messages_that_say_what_to_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    RunFolder.create(tmp_path / "runs" / "bare", kind="train", config={}, seed=0).set_status("done", done=1.0)
+    shown = text_of(open_page(page, tmp_path / "runs", monkeypatch, "bare"))
+    if page != "home":
+        assert "recrl demo" in shown
+        assert "This run " in shown
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_half_written_tables_and_a_missing_config_are_messages(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run(tmp_path / "runs" / "demo")
+    parts = [*run.path.glob("artifacts/*.parquet"), *run.path.glob("metrics/*/*.parquet")]
+    for path, left in zip(parts, cycle([0, 4, 200, -8]), strict=False):
+        path.write_bytes(path.read_bytes()[:left])
+    (run.path / "config.json").unlink()
+    shown = text_of(open_page(page, tmp_path / "runs", monkeypatch, "demo"))
+    assert "cannot be read" in shown
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_empty_tables_are_shown_as_empty(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_run(tmp_path / "runs" / "demo", tables={name: frame.clear() for name, frame in all_tables().items()})
+    open_page(page, tmp_path / "runs", monkeypatch, "demo")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_hostile_names_stay_text(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    long = HOSTILE + "\u202e" + "x" * 100_000
+    tables = {
+        name: frame.with_columns(pl.lit(long).alias(column) for column, kind in frame.schema.items() if kind == pl.String)
+        for name, frame in all_tables().items()
+    }
+    name = HOSTILE.replace("/", "∕")
+    run = make_run(tmp_path / "runs" / name, tables=tables)
+    run.append_metrics("train-" + name, [{**row, "name": long} for row in metric_rows("train-bc", 0, 100)])
+    run.set_status("failed", stage=long, message=long)
+    app = open_page(page, tmp_path / "runs", monkeypatch, name)
+    for kind in ("markdown", "caption", "subheader"):
+        for element in app.get(kind):
+            assert not getattr(element, "allow_html", False)
+            assert "<img" not in element.value.replace("\\<", ""), element.value
+            assert "](http" not in element.value
+            assert len(element.value) < 5000
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_odd_numbers_do_not_break_a_page(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    odd = cycle([math.nan, None, math.inf, -math.inf, 1e130])
+    tables = {}
+    for name, frame in all_tables().items():
+        numbers = [column for column, kind in frame.schema.items() if kind == pl.Float64]
+        tables[name] = frame.with_columns(pl.Series(column, islice(odd, frame.height), pl.Float64) for column in numbers)
+    make_run(tmp_path / "runs" / "demo", tables=tables)
+    open_page(page, tmp_path / "runs", monkeypatch, "demo")
+
+
+def test_a_running_run_shows_progress_and_what_is_to_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run(tmp_path / "runs" / "demo", finish=False)
+    (run.path / "artifacts" / "estimates.parquet").unlink()
+    app = open_page("estimates", tmp_path / "runs", monkeypatch, "demo")
+    assert "train td3\\_bc · 40" in app.get("progress")[0].proto.text
+    assert "the run has not come to it" in text_of(app)
+
+
+def test_choosing_a_signal_changes_the_reading(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = open_page("estimates", runs, monkeypatch, "demo")
+    assert "On long view" in text_of(app)
+    app.selectbox(key="signal").select("click").run()
+    assert not app.exception
+    assert "On click" in text_of(app)
+
+
+def test_choosing_a_scenario_changes_the_verdict(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = open_page("ab", runs, monkeypatch, "demo")
+    assert "day 1 retention (+2" in text_of(app).replace("\\", "").split("no difference")[0]
+    app.selectbox(key="scenario").select("weaker response").run()
+    assert "day 1 retention (+1" in text_of(app).replace("\\", "").split("no difference")[1]
+
+
+def test_the_app_keeps_the_run_in_the_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = tmp_path / "runs"
+    make_run(runs / "demo")
+    make_run(runs / "second")
+    monkeypatch.setenv("RECRL_RUNS", str(runs))
+    monkeypatch.setattr(sys, "argv", ["app.py"])
+    app = AppTest.from_file(REPOSITORY / "dashboards" / "app.py", default_timeout=30)
+    app.query_params["run"] = "demo"
+    app.run()
+    assert app.sidebar.selectbox[0].value == "demo"
+    app.sidebar.selectbox[0].select("second").run()
+    assert not app.exception
+    assert app.query_params["run"] == "second"
+
+
+def test_no_page_loads_torch(runs: Path) -> None:
+    script = f"""
+import sys
+from streamlit.testing.v1 import AppTest
+import dashboards.report, dashboards.serve
+from recrl.core.runs import RunFolder
+from itertools import cycle, islice
+from pathlib import Path
+for page in {PAGES!r}:
+    app = AppTest.from_string(f"from dashboards.pages import {{page}}\\n{{page}}.page()", default_timeout=60)
+    app.query_params["run"] = "demo"
+    app.run()
+    assert not app.exception, page
+AppTest.from_file({str(REPOSITORY / "dashboards" / "app.py")!r}, default_timeout=60).run()
+dashboards.report.write_report(RunFolder(Path({str(runs / "demo")!r})))
+heavy = sorted({{name.split(".")[0] for name in sys.modules}} & {{"torch", "lightgbm", "simulators", "offline_eval"}})
+assert not heavy, heavy
+"""
+    import os
+
+    done = subprocess.run(
+        [sys.executable, "-c", script], env={**os.environ, "RECRL_RUNS": str(runs)}, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
