@@ -16,6 +16,9 @@ ETA_WEAK: Final = 1.0
 ETA_STRONG: Final = 5.0
 """The same in scenario ``strong``."""
 
+# beyond ten years a clock in single precision no longer sees a request go by
+_LONGEST = 3650
+
 
 @dataclass(frozen=True)
 class WorldConfig:
@@ -57,6 +60,12 @@ class WorldConfig:
         for name, least in (("slate_size", 1), ("pool_size", 0), ("exclude_recent", 0), ("history", 1), ("horizon_days", 1)):
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} is {getattr(self, name)}", where=f"WorldConfig.{name}", mend=f"it must be at least {least}")
+        if self.horizon_days > _LONGEST:
+            raise ConfigError(
+                f"horizon_days is {self.horizon_days}",
+                where="WorldConfig.horizon_days",
+                mend=f"clocks are exact for at most {_LONGEST} days",
+            )
         if self.slate_size > 255:
             raise ConfigError(f"slate_size is {self.slate_size}", where="WorldConfig.slate_size", mend="at most 255 items fit a request")
         if self.exclude_recent > self.history:

@@ -106,9 +106,9 @@ class Ranker:
         """Slates ``(B, K)`` int64 for a batch of vector actions."""
         width = self.pools.window if self.pools else self.scorer.n_items
         # a multiple of 32 users: see _WHOLE in simulators.world
-        tile = max(1, _TILE // (32 * width)) * 32 if action.device.type == "cpu" else len(action)
+        tile = max(1, _TILE // (32 * width)) * 32 if action.device.type == "cpu" else max(len(action), 1)
         parts = []
-        for lo in range(0, len(action), tile):
+        for lo in range(0, max(len(action), 1), tile):
             part = slice(lo, lo + tile)
             parts.append(self._tile(kind, action[part], user[part], pool[part], history[part]))
         return torch.cat(parts)
@@ -121,7 +121,7 @@ class Ranker:
             rows = table.expand(len(action), -1, -1)
         else:
             ids, valid = self.pools.open(pool, history)
-            rows = table.index_select(0, ids.reshape(-1)).view(*ids.shape, -1)
+            rows = table.index_select(0, ids.reshape(-1)).view(*ids.shape, table.shape[1])
         score = self._fused(action, user, rows) if fusion else _inner(action.unsqueeze(1), rows).squeeze(1)
         best = score.masked_fill_(~valid, -torch.inf).topk(self.slate, dim=1).indices
         return ids.gather(1, best).to(torch.int64)

@@ -143,7 +143,7 @@ class LatentResponse:
 
     def item_rows(self, item: Tensor) -> Tensor:
         """Rows of items: ``(B, C)`` -> ``(B, C, D + 8)``."""
-        return self.items.index_select(0, _or_unknown(item, self.n_items).reshape(-1)).view(*item.shape, -1)
+        return self.items.index_select(0, _or_unknown(item, self.n_items).reshape(-1)).view(*item.shape, self.items.shape[1])
 
     def logits_of_rows(self, user_rows: Tensor, item_rows: Tensor) -> Tensor:
         """Log-odds of click and, given a click, of the others; last column: bias of log watch time. -> ``(B, C, 8)``."""

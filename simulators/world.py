@@ -109,9 +109,7 @@ class RetentionWorld:
         self._baseline = self._user_table(
             mean_satisfaction(self.response, satisfaction) if baseline is None else baseline, "baseline", None
         )
-        effects = torch.tensor([*self.retention.group_effects, 0.0], dtype=torch.float32)
-        of_user = effects[groups.cpu().long()] if groups is not None else torch.zeros(self.n_users)
-        self._group_effect = self._user_table(of_user, "groups", 0.0)
+        self._group_effect = self._user_table(self._effects(groups), "groups", 0.0)
         self._prepare_constants()
 
     # ------------------------------------------------------------------ set-up
@@ -134,6 +132,19 @@ class RetentionWorld:
             if signal.name not in known:
                 raise ConfigError(f"this world has no signal {signal.name!r}", where="objective", mend=f"choose from {', '.join(known)}")
         return [known[signal.name] for signal in self.objective.signals]
+
+    def _effects(self, groups: Tensor | None) -> Tensor:
+        effects = torch.tensor([*self.retention.group_effects, 0.0], dtype=torch.float32)
+        if groups is None:
+            return torch.zeros(self.n_users)
+        code = groups.cpu().long()
+        if len(code) and (int(code.min()) < -1 or int(code.max()) >= len(effects) - 1):
+            raise ConfigError(
+                f"groups hold codes outside -1..{len(effects) - 2}",
+                where="RetentionWorld.groups",
+                mend="give positions in RetentionLaw.group_names, -1 for none",
+            )
+        return effects[code]
 
     def _user_table(self, values: Tensor, name: str, unknown: float | None) -> Tensor:
         if tuple(values.shape) != (self.n_users,):
@@ -315,24 +326,16 @@ class RetentionWorld:
         leave_hazard = torch.sigmoid(self.leave.logit(torch.log1p(s.requests.to(torch.float32)), torch.log1p(s.fatigue), deviation))
         leaves = streams.uniform(s.uid, s.counter, Purpose.LEAVING) < leave_hazard
         ends = (leaves | (made >= self.leave.max_requests)) & alive
-        # returning: one uniform against the cumulative law, so that a higher hazard never means a later return
-        row = torch.where(s.user >= 0, s.user, self.n_users)
-        score = self.retention.score(deviation, s.gap_memory, self._group_effect[row])
-        hazards = torch.sigmoid(self._day_logits + score.unsqueeze(1))
-        draws = streams.uniform(s.uid, s.counter, Purpose.RETURN, (2,))
-        away = torch.cumprod(1.0 - hazards, dim=1)
-        gap = 1 + (draws[:, :1] < away).sum(1)
-        gap_days = gap.to(torch.float32)
-        churned = ends & (gap > self.retention.max_days)
+        hazards, gap_days, hour = self._returns(s, deviation, streams)
+        churned = ends & (gap_days > self.retention.max_days)
+        comes_back = ends & ~churned
         now = s.day + config.request_seconds / 86_400.0
-        start = torch.floor(s.day) + gap_days + draws[:, 1] * self._session_span
-        late = ends & ~churned & (start >= config.horizon_days)
+        start = torch.floor(s.day) + gap_days + hour
+        late = comes_back & (start >= config.horizon_days)
         memory = self.retention.memory_decay * s.gap_memory + (1.0 - self.retention.memory_decay) * torch.log(gap_days)
         rested = (s.fatigue + made) * torch.exp2(-gap_days / self.leave.fatigue_half_life_days)
         calmed = s.baseline + deviation * self.satisfaction.decay_per_day**gap_days
-        comes_back = ends & ~churned
         keep = alive.unsqueeze(1)
-        items, bits = shown.to(torch.int32), feedback
         counter = s.counter + alive
         after = replace(
             s,
@@ -345,8 +348,8 @@ class RetentionWorld:
             fatigue=torch.where(comes_back, rested, s.fatigue),
             gap_memory=torch.where(comes_back, memory, s.gap_memory),
             rates=torch.where(keep, RATE_DECAY * s.rates + (1.0 - RATE_DECAY) * rates, s.rates),
-            history_items=_pushed(s.history_items, items, keep),
-            history_feedback=_pushed(s.history_feedback, bits, keep),
+            history_items=_pushed(s.history_items, shown.to(torch.int32), keep),
+            history_feedback=_pushed(s.history_feedback, feedback, keep),
             pool=self._draw_pool(s.uid, counter, streams),
             alive=alive & ~churned & ~late,
         )
@@ -372,6 +375,17 @@ class RetentionWorld:
             watch_seconds=None if watch is None else torch.where(keep, watch, 0.0),
             truth=truth,
         )
+
+    def _returns(self, s: UserState, deviation: Tensor, streams: TensorStreams) -> tuple[Tensor, Tensor, Tensor]:
+        """Hazards (B, K), the gap (B,) in days, K + 1 for churn, and the time of day (B,) of the next session, were this one to end."""
+        row = torch.where(s.user >= 0, s.user, self.n_users)
+        score = self.retention.score(deviation, s.gap_memory, self._group_effect[row])
+        hazards = torch.sigmoid(self._day_logits + score.unsqueeze(1))
+        draws = streams.uniform(s.uid, s.counter, Purpose.RETURN, (2,))
+        # one uniform against the cumulative law, so that a higher hazard never means a later return
+        away = torch.cumprod(1.0 - hazards, dim=1)
+        gap_days = 1.0 + (draws[:, :1] < away).sum(1)
+        return hazards, gap_days, draws[:, 1] * self._session_span
 
     def _respond(self, s: UserState, logits: Tensor, streams: TensorStreams) -> tuple[Tensor, Tensor, Tensor | None]:
         """Feedback bytes (B, K), behaviour rates over the slate (B, 7), watch seconds (B, K) from logits (B, K, 8)."""

@@ -98,6 +98,7 @@ def test_laws_and_options_survive_json(law):
         (lambda: WorldConfig(slate_size=256, pool_size=300), "slate_size is 256"),
         (lambda: WorldConfig(history=0), "history is 0"),
         (lambda: WorldConfig(horizon_days=0), "horizon_days is 0"),
+        (lambda: WorldConfig(horizon_days=4000), "horizon_days is 4000"),
         (lambda: WorldConfig(pool_size=5), "pool_size=5 cannot fill a slate of 6"),
         (lambda: WorldConfig(exclude_recent=60), "exclude_recent=60 reaches beyond history=50"),
         (lambda: WorldConfig(request_seconds=0), "request_seconds is 0"),

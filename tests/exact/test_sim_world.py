@@ -134,6 +134,13 @@ def test_transition_leaves_its_state_alone_and_needs_no_gradient():
     assert not after.satisfaction.requires_grad
 
 
+def test_nobody_is_a_population_too():
+    world = toy_world()
+    state, outcomes = live(world, world.population(0), 2)
+    assert len(state) == 0
+    assert outcomes[0].reward.shape == (0, 1)
+
+
 def test_population_is_a_prefix_of_a_larger_one_and_shards_join():
     world = toy_world()
     whole = world.population(500, seed=3)
@@ -509,7 +516,8 @@ def build(config=TOY_CONFIG, **changes):
         (lambda: build(WorldConfig()), "pool_size=200 and exclude_recent=30 do not fit a catalogue of 40 items"),
         (lambda: build(WorldConfig(pool_size=0, exclude_recent=36)), "40 items cannot fill a slate of 6"),
         (lambda: build(baseline=torch.zeros(3)), r"baseline has shape \(3,\)"),
-        (lambda: build(groups=torch.zeros(3, dtype=torch.int64)), "groups has shape"),
+        (lambda: build(groups=torch.full((3,), -1)), "groups has shape"),
+        (lambda: build(groups=torch.zeros(50, dtype=torch.int64)), "groups hold codes outside -1..-1"),
         (lambda: build(scorer=toy_response(items=39)), "the scorer knows 39 items, the world 40"),
         (lambda: build(item_vectors=torch.zeros(3, 4)), "3 item vectors for 40 items"),
         (lambda: build(replace(TOY_CONFIG, request_seconds=3600.0)), "do not fit a day"),

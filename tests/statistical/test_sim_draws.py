@@ -36,7 +36,7 @@ def test_published_law_comes_out_of_the_world():
 def test_responses_and_leaving_happen_as_often_as_their_probabilities_say():
     """Sums of (event - probability) over 120,000 shown items, standardised, stay below 4: 7 marginals, 6 dependencies, leaving;
     false alarm below 14 * 6.4e-5 = 9e-4."""
-    world = toy_world(replace(TOY_CONFIG, horizon_days=10_000))
+    world = toy_world(replace(TOY_CONFIG, horizon_days=3650))
     streams = TensorStreams(2)
     state = world.initial_state(world.population(2_000), streams)
     excess, variance = np.zeros(14), np.zeros(14)
@@ -65,7 +65,7 @@ def test_responses_and_leaving_happen_as_often_as_their_probabilities_say():
 def test_share_of_clicks_among_long_views_is_the_planted_one():
     """About 70,000 long views: P(click | long view) within 4 standard errors of .996, the rate of every behaviour likewise; clustered by
     user. False alarm below 8 * 6.4e-5 = 5e-4, a little more for the estimated errors."""
-    config = replace(TOY_CONFIG, action_kind="slate", slate_size=20, pool_size=0, exclude_recent=0, horizon_days=10_000, truth=False)
+    config = replace(TOY_CONFIG, action_kind="slate", slate_size=20, pool_size=0, exclude_recent=0, horizon_days=3650, truth=False)
     world = toy_world(config)
     streams = TensorStreams(3)
     state = world.initial_state(torch.arange(10_000), streams)  # every catalogue user 200 times
