@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import partial
 
 import pyarrow as pa
-from simulators.fit import FittedWorld
 
 from recrl.core.contracts import Progress
 from recrl.core.errors import ConfigError
@@ -15,6 +14,7 @@ from recrl.core.runs import RunFolder
 from recrl.policies.items import ItemPolicy, item_spec
 from simulators.ab import Design, run_experiment
 from simulators.config import Scenario, WorldConfig
+from simulators.fit import FittedWorld
 
 
 @dataclass(frozen=True)

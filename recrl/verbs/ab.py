@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from simulators.fit import FittedWorld
 
 from recrl.console import Talk
 from recrl.core.config import to_dict
@@ -18,6 +17,7 @@ from recrl.pipeline.data import DataOptions, load_store
 from recrl.pipeline.policies import named_policies
 from recrl.pipeline.setting import Setting
 from recrl.pipeline.simulate import simulator_folder
+from simulators.fit import FittedWorld
 
 
 @dataclass(frozen=True)
@@ -71,15 +71,19 @@ def ab(options: AbOptions, talk: Talk) -> None:
         tables = compare(fitted, policies, next(iter(policies)), options.compare, run, seed=options.seed, progress=talk.progress("A/B"))
     talk.close()
     rows = {name: table.to_pylist() for name, table in tables.items()}
-    print_effects(rows["ab_metrics"], talk)
+    print_effects(rows["ab_metrics"], rows["ab_design"], talk)
     talk.say(f"run: {run.path}")
     talk.result({"run": str(run.path), "metrics": rows["ab_metrics"], "design": rows["ab_design"]})
 
 
-def print_effects(rows: list[dict[str, Any]], talk: Talk) -> None:
-    """Effects of every arm but the baseline's own rows."""
+def print_effects(rows: list[dict[str, Any]], design: list[dict[str, Any]], talk: Talk) -> None:
+    """Effects of every arm but the baseline's own rows, and what was assumed."""
     columns = ["scenario", "metric", "arm", "baseline_mean", "mean", "effect", "lower", "upper", "verdict"]
     shown = [
         [f"{row[c]:.4g}" if isinstance(row[c], float) else f"{row[c]}" for c in columns] for row in rows if row["arm"] != row["baseline"]
     ]
     talk.table(f"A/B against {rows[0]['baseline'] if rows else ''}", columns, shown)
+    for d in design:
+        how = "the same users and noise in every arm" if d["paired"] else "users randomised to arms"
+        talk.say(f"scenario {d['eta_scenario']}: satisfaction's effect on return assumed as eta_s = {d['eta']:g}")
+        talk.say(f"  {d['users']:,} users, {d['days']} days, {how}")

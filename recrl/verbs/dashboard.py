@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dashboards.serve import command
-
 from recrl.console import Talk
 
 

@@ -68,7 +68,8 @@ def demo(options: DemoOptions, talk: Talk) -> None:
     talk.close()
     estimates, effects = evaluation.estimates.to_pylist(), tables["ab_metrics"].to_pylist()
     print_estimates([r for r in estimates if r["estimator"] in ("mean", "ncis")], talk, options.data.signal)
-    print_effects([r for r in effects if r["metric"] in ("day1_retention", "active_days", "return_gap", "long_view_rate")], talk)
+    shown = [r for r in effects if r["metric"] in ("day1_retention", "active_days", "return_gap", "long_view_rate")]
+    print_effects(shown, tables["ab_design"].to_pylist(), talk)
     seconds = time.perf_counter() - started
     talk.say(f"report:    {report}\ndashboard: recrl dashboard --runs {options.runs}\ndone in {seconds:.0f} s")
     talk.result({"run": str(run.path), "report": str(report), "seconds": seconds, "estimates": estimates, "effects": effects})
