@@ -116,6 +116,7 @@ def line(
     hover: str,
     markers: bool = False,
 ) -> None:
+    """Add a named line; ``k`` gives its colour, dash and symbol, ``low`` and ``high`` its band."""
     colour, dash, shown = COLOURS[k % len(COLOURS)], _DASHES[k % len(_DASHES)], label(name)
     if low is not None and high is not None:
         edge = {"mode": "lines", "line": {"width": 0, "color": colour}, "legendgroup": str(k), "showlegend": False, "hoverinfo": "skip"}
@@ -142,6 +143,7 @@ def legend_below(figure: go.Figure) -> None:
 
 
 def row_names(figure: go.Figure, names: Sequence[str]) -> None:
+    """Name the rows at 0, 1, ... from the bottom up."""
     figure.update_yaxes(
         tickmode="array",
         tickvals=list(range(len(names))),
@@ -159,16 +161,19 @@ def _faint(colour: str) -> str:
 
 
 def forest_height(rows: int) -> int:
+    """Height in pixels for so many rows."""
     return 150 + 34 * max(rows, 1)
 
 
 def blank(title: str, subtitle: str, x: str, y: str, height: int = 340) -> go.Figure:
+    """An empty figure with its title and axis titles."""
     figure = go.Figure()
     dress(figure, title, subtitle, height)
     return figure.update_xaxes(title_text=html.escape(x)).update_yaxes(title_text=html.escape(y))
 
 
 def dress(figure: go.Figure, title: str, subtitle: str, height: int = 340) -> None:
+    """Title, margins, grid, legend and the words for screen readers."""
     figure.update_layout(
         title={
             "text": f"<b>{html.escape(title)}</b>",

@@ -186,7 +186,7 @@ def effective_sample(frame: pl.DataFrame) -> go.Figure:
         hovertemplate="%{text}<extra></extra>",
     )
     row_names(figure, [_estimate_name(row, rows) for row in rows.iter_rows(named=True)])
-    return figure.update_xaxes(tickformat=".0%", range=[0, 1.25], tickvals=[0, 0.25, 0.5, 0.75, 1])
+    return figure.update_xaxes(tickformat=".0%", range=[0, 1.5], tickvals=[0, 0.25, 0.5, 0.75, 1])
 
 
 def _estimate_name(row: Mapping[str, Any], frame: pl.DataFrame) -> str:

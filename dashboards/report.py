@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import plotly.graph_objects as go
 import polars as pl
@@ -100,60 +101,69 @@ def _training(run: RunFolder) -> Section:
 def _estimates(run: RunFolder) -> Section:
     frame = queries.table(run, "estimates")
     main = queries.main_signal(run, frame)
+    estimator = queries.main_estimator(frame)
+    chosen = queries.by_estimator(frame, estimator)
     signals = [main, *(signal for signal in frame["signal"].unique(maintain_order=True).to_list() if signal != main)][:4]
-    section = Section("Off-policy estimates", [readings.estimates(frame, signal) for signal in signals])
-    section.figures += [plots.estimates(frame.filter(pl.col("signal") == signal), signal) for signal in signals]
-    rows = frame.filter(pl.col("signal") == main)
-    section.figures.append(plots.effective_sample(rows))
+    section = Section("Off-policy estimates")
+    for signal in signals:
+        rows = chosen.filter(pl.col("signal") == signal)
+        section.sentences.append(readings.estimates(rows, signal))
+        section.figures.append(plots.estimates(rows, signal))
+    section.figures.append(plots.effective_sample(chosen.filter(pl.col("signal") == main)))
     if (weights := _optional(run, "estimates_weights")) is not None:
         section.figures.append(plots.weights(weights))
     unit = "share" if is_share(main) else ""
-    section.tables.append(
+    body = [
         [
-            ["policy", "estimator", words(main), "interval", "verdict", "effective rows", "reasons"],
-            *[
-                [
-                    clip(row["policy"]),
-                    clip(row["estimator"]),
-                    quantity(row["value"], unit),
-                    f"{quantity(row['lower'], unit)} to {quantity(row['upper'], unit)}",
-                    look.verdict(row["verdict"]),
-                    f"{count(row['ess'])} ({share(row['ess_share'], 0)})",
-                    clip(row["reasons"], 400),
-                ]
-                for row in rows.iter_rows(named=True)
-            ],
+            clip(row["policy"]),
+            clip(row["estimator"]),
+            quantity(row["value"], unit),
+            f"{quantity(row['lower'], unit)} to {quantity(row['upper'], unit)}",
+            look.verdict(row["verdict"]),
+            f"{count(row['ess'])} ({share(row['ess_share'], 0)})",
+            clip(row["reasons"], 400),
         ]
-    )
+        for row in frame.filter(pl.col("signal") == main).iter_rows(named=True)
+    ]
+    section.tables.append([["policy", "estimator", words(main), "interval", "verdict", "effective rows", "reasons"], *body])
     return section
 
 
 def _ab(run: RunFolder) -> Section:
     metrics = queries.table(run, "ab_metrics")
-    section = Section("A/B in the simulator")
-    design, daily, retention = (_optional(run, name) for name in ("ab_design", "ab_daily", "ab_retention"))
-    if design is not None and design.height:
-        row = design.row(0, named=True)
-        pairing = "the same users and the same random numbers in each arm" if row["paired"] else "independent users in each arm"
-        section.sentences.append(
-            f"{count(row['users'])} simulated users an arm over {count(row['days'])} days, {pairing}; "
-            f"return scenario {clip(row['eta_scenario'])} (satisfaction effect {number(row['eta'])}); "
-            f"{count(row['user_steps'])} user steps in {duration(row['seconds'])}."
-        )
+    section = Section("A/B in the simulator", [_design(row) for row in _rows(run, "ab_design")])
+    daily, retention = (_optional(run, name) for name in ("ab_daily", "ab_retention"))
     for (scenario,) in metrics.select("scenario").unique(maintain_order=True).head(4).iter_rows():
-        section.sentences += [f"Scenario {clip(scenario)}: {sentence}" for sentence in readings.ab(metrics, scenario)]
-        rows = metrics.filter(pl.col("scenario") == scenario)
-        section.figures.append(plots.effects(rows))
-        section.tables.append(_metric_rows(rows, scenario))
-    first = metrics["scenario"][0] if metrics.height else ""
-    if daily is not None:
-        mine = daily.filter(pl.col("scenario") == first)
-        section.figures += [plots.ab_daily(mine, name) for name in mine["metric"].unique(maintain_order=True).to_list()[:3]]
-    if retention is not None:
-        section.figures.append(plots.retention(retention.filter(pl.col("scenario") == first)))
+        section.sentences.append(f"Scenario {clip(scenario)}: {readings.ab(metrics, scenario)}")
+        others = metrics.filter((pl.col("scenario") == scenario) & (pl.col("arm") != pl.col("baseline")))
+        if others.is_empty():
+            continue
+        best = readings.best_arm(others)
+        mine = others.filter(pl.col("arm") == best)
+        section.figures.append(plots.effects(mine))
+        if others["arm"].n_unique() > 1:
+            section.figures.append(plots.arms(others.filter(pl.col("metric") == others["metric"][0])))
+        shown = (pl.col("scenario") == scenario) & pl.col("arm").is_in([mine["baseline"][0], best])
+        if daily is not None and daily.filter(shown).height:
+            section.figures.append(plots.ab_daily(daily.filter(shown), daily.filter(shown)["metric"][0]))
+        if retention is not None:
+            section.figures.append(plots.retention(retention.filter(shown)))
+        section.tables.append(_metric_rows(others, scenario))
     if (fit := _optional(run, "simulator_fit")) is not None:
-        section.figures.append(plots.simulator_fit(fit))
+        compared = fit.filter(pl.col("logged").is_finite() & pl.col("lower").is_finite())
+        names = compared["quantity"].unique(maintain_order=True).to_list()[:8]
+        section.figures += [plots.simulator_fit(compared.filter(pl.col("quantity") == name)) for name in names]
+        notes = fit.filter(pl.col("note") != "").select("quantity", "note").unique(maintain_order=True).head(12)
+        section.sentences += [f"Simulator, {words(name)}: {clip(note, 300)}." for name, note in notes.iter_rows()]
     return section
+
+
+def _design(row: dict[str, Any]) -> str:
+    pairing = "the same users and the same random numbers in each arm" if row["paired"] else "independent users in each arm"
+    return (
+        f"{count(row['users'])} simulated users an arm over {count(row['days'])} days, {pairing}; scenario {clip(row['eta_scenario'])} "
+        f"(satisfaction effect {number(row['eta'])}); {count(row['user_steps'])} user steps in {duration(row['seconds'])}."
+    )
 
 
 def _metric_rows(rows: pl.DataFrame, scenario: str) -> list[list[str]]:
@@ -171,6 +181,11 @@ def _metric_rows(rows: pl.DataFrame, scenario: str) -> list[list[str]]:
         for unit in [clip(row["unit"])]
     ]
     return [[f"metric ({clip(scenario)})", "arm", "mean", "baseline", "effect (interval)", "relative", "verdict"], *body]
+
+
+def _rows(run: RunFolder, name: str) -> list[dict[str, Any]]:
+    frame = _optional(run, name)
+    return [] if frame is None else frame.head(4).to_dicts()
 
 
 def _optional(run: RunFolder, name: str) -> pl.DataFrame | None:

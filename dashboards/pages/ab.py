@@ -37,6 +37,10 @@ def body(run: RunFolder) -> None:
     st.markdown(plain(f"{clip(arm)}: {readings.ab_arm(mine)}", 700))
     show.figure(plots.effects(mine), "effects")
     _metric_table(mine)
+    st.caption(
+        "A verdict allows for every metric and arm that was tried; an interval speaks for its own comparison alone, "
+        "so it may leave out zero where no difference is shown."
+    )
     if len(arms) > 1:
         _compare(others)
     _curves(run, scenario, [*rows["baseline"].unique().to_list(), arm])
@@ -45,11 +49,12 @@ def body(run: RunFolder) -> None:
 
 
 def _metric_table(rows: pl.DataFrame) -> None:
+    several = rows["arm"].n_unique() > 1
     st.dataframe(
         [
-            {
+            ({"arm": clip(row["arm"])} if several else {})
+            | {
                 "metric": f"{words(row['metric'])} {plots.arrow(row)}",
-                "arm": clip(row["arm"]),
                 "mean": quantity(row["mean"], clip(row["unit"])),
                 "baseline": quantity(row["baseline_mean"], clip(row["unit"])),
                 "effect": change(row["effect"], clip(row["unit"])),
@@ -61,6 +66,7 @@ def _metric_table(rows: pl.DataFrame) -> None:
             for row in rows.iter_rows(named=True)
         ],
         hide_index=True,
+        height=min(38 + 35 * rows.height, 600),
     )
 
 

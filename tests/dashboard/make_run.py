@@ -186,95 +186,71 @@ _METRICS = (
 
 
 def _ab() -> dict[str, pl.DataFrame]:
-    metrics, daily, retention = [], [], []
-    days, gaps = np.arange(30), np.arange(1, 11)
-    for scenario in ("fitted", "weaker response"):
-        factor = 1.0 if scenario == "fitted" else 0.5
-        for metric, unit, mean, relative, half in _METRICS:
-            higher = metric not in {"return_gap_days", "hate_rate"}
-            effect = factor * relative * mean
-            shown = abs(factor * relative) > half
-            verdict = "no difference shown" if not shown else "better" if (effect > 0) == higher else "worse"
-            common = {"scenario": scenario, "metric": metric, "unit": unit, "baseline": BASELINE, "baseline_mean": mean, "level": 0.95}
-            tail = {"users": 20_000, "higher_is_better": higher}
-            metrics.append(
-                {**common, "arm": BASELINE, "mean": mean, "effect": 0.0, "lower": 0.0, "upper": 0.0, "p_value": 1.0, "relative_effect": 0.0}
-                | tail
-                | {"verdict": "no difference shown"}
-            )
-            metrics.append(
-                {
-                    **common,
-                    "arm": ARM,
-                    "mean": mean + effect,
-                    "effect": effect,
-                    "lower": effect - half * mean,
-                    "upper": effect + half * mean,
-                }
-                | {"p_value": 0.0004 if shown else 0.31, "relative_effect": factor * relative}
-                | tail
-                | {"verdict": verdict}
-            )
-        for arm, lift in ((BASELINE, 0.0), (ARM, 0.02 * factor)):
-            active = 0.21 + 0.5 * np.exp(-days / 3) + lift * (1 - np.exp(-days / 8))
-            for metric, level in (
-                ("daily_active_share", active),
-                ("requests_per_user", 4 * active),
-                ("watch_seconds_per_user", 480 * active),
-            ):
-                band = 0.006 * level / active
-                daily.append(
-                    pl.DataFrame(
-                        {
-                            "scenario": scenario,
-                            "arm": arm,
-                            "metric": metric,
-                            "day": days,
-                            "value": level,
-                            "lower": level - band,
-                            "upper": level + band,
-                        }
-                    )
-                )
-            returned = 1 - np.exp(-(0.32 + lift) * gaps**0.7)
-            retention.append(
-                pl.DataFrame(
-                    {
-                        "scenario": scenario,
-                        "arm": arm,
-                        "day": gaps,
-                        "returned_share": returned,
-                        "lower": returned - 0.008,
-                        "upper": returned + 0.008,
-                    }
-                )
-            )
-    design = {
-        "users": [20_000],
-        "days": [30],
-        "paired": [True],
-        "seed": [7],
-        "arms": [f"{BASELINE},{ARM}"],
-        "baseline": [BASELINE],
-        "eta_scenario": ["fitted"],
-        "eta": [0.35],
-        "sample_ratio_p": [0.62],
-        "user_steps": [1_204_311],
-        "seconds": [48.2],
-    }
+    metrics, daily, retention, designs = [], [], [], []
+    for scenario, eta in (("fitted", 1.0), ("weaker response", 0.5)):
+        for arm, gain in ((BASELINE, 0.0), ("bc", 0.3), (ARM, 1.0)):
+            metrics += [_metric(scenario, arm, eta * gain, *row) for row in _METRICS]
+            daily += _by_day(scenario, arm, 0.02 * eta * gain)
+            retention.append(_returned(scenario, arm, 0.02 * eta * gain))
+        design = {"users": 20_000, "days": 30, "paired": True, "seed": 7, "arms": f"{BASELINE},bc,{ARM}"}
+        design |= {"baseline": BASELINE, "sample_ratio_p": None, "user_steps": 1_204_311, "seconds": 48.2}
+        designs.append({**design, "eta_scenario": scenario, "eta": 0.35 * eta})
     fit = {
-        "quantity": ["return within 1 day", "return within 3 days", "requests in a session", "long_view rate"],
-        "group": ["all users"] * 4,
-        "simulated": [0.341, 0.602, 4.27, 0.551],
-        "logged": [0.338, 0.611, 4.36, 0.554],
-        "lower": [0.320, 0.592, 4.11, 0.541],
-        "upper": [0.356, 0.630, 4.61, 0.567],
-        "note": ["", "", "", ""],
+        "quantity": ["rate", "rate", "auc", "return_hazard", "return_hazard"],
+        "group": ["click", "long_view", "click", "day 1", "day 2"],
+        "simulated": [0.817, 0.551, 0.731, 0.341, 0.152],
+        "logged": [0.825, 0.554, None, 0.338, 0.161],
+        "lower": [0.815, 0.541, None, 0.320, 0.147],
+        "upper": [0.835, 0.567, None, 0.356, 0.175],
+        "note": ["", "", "", "published hazards", "published hazards"],
     }
     return {
         "ab_metrics": pl.DataFrame(metrics),
         "ab_daily": pl.concat(daily),
         "ab_retention": pl.concat(retention),
-        "ab_design": pl.DataFrame(design),
+        "ab_design": pl.DataFrame(designs, schema_overrides={"sample_ratio_p": pl.Float64}),
         "simulator_fit": pl.DataFrame(fit),
     }
+
+
+def _metric(scenario: str, arm: str, gain: float, metric: str, unit: str, mean: float, relative: float, half: float) -> dict[str, Any]:
+    higher = metric not in {"return_gap_days", "hate_rate"}
+    effect, width = gain * relative * mean, 0.0 if arm == BASELINE else half * mean
+    shown = abs(effect) > width
+    return {
+        "scenario": scenario,
+        "metric": metric,
+        "unit": unit,
+        "arm": arm,
+        "baseline": BASELINE,
+        "mean": mean + effect,
+        "baseline_mean": mean,
+        "effect": effect,
+        "lower": effect - width,
+        "upper": effect + width,
+        "level": 0.95,
+        "p_value": 0.0004 if shown else 0.31,
+        "relative_effect": effect / mean,
+        "users": 20_000,
+        "higher_is_better": higher,
+        "verdict": "no difference shown" if not shown else "better" if (effect > 0) == higher else "worse",
+    }
+
+
+def _by_day(scenario: str, arm: str, lift: float) -> list[pl.DataFrame]:
+    days = np.arange(30)
+    active = 0.21 + 0.5 * np.exp(-days / 3) + lift * (1 - np.exp(-days / 8))
+    out = []
+    for metric, scale in (("daily_active_share", 1.0), ("requests_per_user", 4.0), ("watch_seconds_per_user", 480.0)):
+        value, band = scale * active, 0.006 * scale
+        columns = {"scenario": scenario, "arm": arm, "metric": metric, "day": days, "value": value}
+        out.append(pl.DataFrame({**columns, "lower": value - band, "upper": value + band}))
+    return out
+
+
+def _returned(scenario: str, arm: str, lift: float) -> pl.DataFrame:
+    gaps = np.arange(1, 11)
+    returned = 1 - np.exp(-(0.32 + lift) * gaps**0.7)
+    return pl.DataFrame(
+        {"scenario": scenario, "arm": arm, "day": gaps, "returned_share": returned, "lower": returned - 0.008, "upper": returned + 0.008}
+    )

@@ -20,7 +20,7 @@ HOSTILE = '<img src=x onerror="alert(1)">%{x}[a](http://b)$x$' + "\u202e" + "n" 
 
 def drawn(tables: dict[str, pl.DataFrame]) -> Iterator[tuple[str, go.Figure]]:
     """Every figure of the dashboard."""
-    metrics, daily = tables["ab_metrics"], tables["ab_daily"]
+    metrics, daily, fit = tables["ab_metrics"], tables["ab_daily"], tables["simulator_fit"]
     signal = tables["estimates"]["signal"][0]
     rows = tables["estimates"].filter(pl.col("signal") == signal)
     yield "depth", plots.depth(tables["data_depth"])
@@ -32,10 +32,11 @@ def drawn(tables: dict[str, pl.DataFrame]) -> Iterator[tuple[str, go.Figure]]:
     yield "estimates", plots.estimates(rows, signal)
     yield "ess", plots.effective_sample(rows)
     yield "weights", plots.weights(tables["estimates_weights"])
-    yield "effects", plots.effects(metrics)
+    yield "effects", plots.effects(metrics.filter(pl.col("arm") == metrics["arm"][-1]))
+    yield "arms", plots.arms(metrics.filter(pl.col("metric") == metrics["metric"][0]))
     yield "ab_daily", plots.ab_daily(daily, daily["metric"][0])
     yield "retention", plots.retention(tables["ab_retention"])
-    yield "fit", plots.simulator_fit(tables["simulator_fit"])
+    yield "fit", plots.simulator_fit(fit.filter(pl.col("quantity") == fit["quantity"][0]))
 
 
 def test_every_figure_has_a_title_words_and_named_axes(tmp_path: Path) -> None:
@@ -87,13 +88,14 @@ def test_no_rows_do_not_break_a_figure_or_a_sentence() -> None:
         (plots.effective_sample, "estimates"),
         (plots.weights, "estimates_weights"),
         (plots.effects, "ab_metrics"),
+        (plots.arms, "ab_metrics"),
         (plots.retention, "ab_retention"),
         (plots.simulator_fit, "simulator_fit"),
     ):
         draw(tables[name]).to_json()
     assert "empty" in readings.data(tables["data_summary"], None, None)
     assert "No policy" in readings.estimates(tables["estimates"], "click")
-    assert "No arm" in readings.ab(tables["ab_metrics"], "fitted")[0]
+    assert "No arm" in readings.ab(tables["ab_metrics"], "fitted")
 
 
 def test_readings_say_what_the_tables_hold() -> None:
@@ -107,9 +109,39 @@ def test_readings_say_what_the_tables_hold() -> None:
     assert "no gain is shown" in readings.estimates(low, "long_view")
     unusable = tables["estimates"].with_columns(verdict=pl.lit("do not use"))
     assert "No estimate of long view may be used" in readings.estimates(unusable, "long_view")
-    (sentence,) = readings.ab(tables["ab_metrics"], "fitted")
-    assert sentence.startswith("td3_bc against popularity: better on daily active share")
-    assert "no difference shown on hate rate" in sentence
+    metrics = tables["ab_metrics"].filter(pl.col("scenario") == "fitted")
+    assert readings.ab(metrics, "fitted") == "Of 2 arms, td3_bc does best against popularity: better on 5 of 6 metrics, worse on 0."
+    sentence = readings.ab_arm(metrics.filter(pl.col("arm") == "td3_bc"))
+    assert sentence.startswith("Better on daily active share (+3.1")
+    assert "; no difference shown on hate rate" in sentence
+
+
+def test_the_best_arm_is_the_one_with_the_better_verdicts_then_the_larger_first_effect() -> None:
+    metrics = all_tables()["ab_metrics"].filter(pl.col("scenario") == "fitted")
+    assert readings.best_arm(metrics) == "td3_bc"
+    worse = metrics.with_columns(verdict=pl.when(pl.col("arm") == "td3_bc").then(pl.lit("worse")).otherwise(pl.col("verdict")))
+    assert readings.best_arm(worse) == "bc"
+    none = metrics.with_columns(verdict=pl.lit("no difference shown"))
+    assert readings.best_arm(none) == "td3_bc"
+    assert readings.best_arm(none.with_columns(higher_is_better=pl.lit(False))) == "bc"
+    assert readings.best_arm(metrics.clear()) == ""
+
+
+def test_arms_stand_in_order_of_the_better_direction() -> None:
+    metrics = all_tables()["ab_metrics"].filter(pl.col("scenario") == "fitted")
+    for metric in ("daily_active_share", "return_gap_days"):
+        figure = plots.arms(metrics.filter(pl.col("metric") == metric))
+        assert list(figure.layout.yaxis.ticktext) == ["bc", "td3_bc"], "from the bottom up: the best stands above"
+
+
+def test_the_main_estimator_is_the_most_trusted_and_of_equals_the_last() -> None:
+    frame = all_tables()["estimates"]
+    assert queries.main_estimator(frame) == "ncis"
+    assert queries.main_estimator(frame.with_columns(verdict=pl.lit("trust"))) == "ncis"
+    better = frame.with_columns(verdict=pl.when(pl.col("estimator") == "snips").then(pl.lit("trust")).otherwise(pl.lit("caution")))
+    assert queries.main_estimator(better) == "snips"
+    assert queries.main_estimator(frame.clear()) == ""
+    assert set(queries.by_estimator(frame, "snips")["estimator"]) == {"mean", "snips"}
 
 
 def test_effects_are_relative_to_the_size_of_the_baseline() -> None:

@@ -46,11 +46,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_each_page_shows_the_run(page: str, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shown = text_of(open_page(page, runs, monkeypatch, "demo")).replace("\\", "").replace("\u00a0", " ")
     wanted = {
-        "home": "better on daily active share",
+        "home": "Of 2 arms, td3_bc does best against popularity",
         "data": "100,000 rows of 943 users",
         "training": "td3_bc, at update 1,980",
         "estimates": "highest usable estimate is td3_bc by ncis: 60.50 %",
-        "ab": "Satisfaction effect eta 0.35 · 1.2 M user steps",
+        "ab": "Scenario fitted · 1.2 M user steps in 48 s",
     }
     assert wanted[page] in shown
 
@@ -144,9 +144,12 @@ def test_choosing_a_signal_changes_the_reading(runs: Path, monkeypatch: pytest.M
 
 def test_choosing_a_scenario_changes_the_verdict(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     app = open_page("ab", runs, monkeypatch, "demo")
-    assert "day 1 retention (+2" in text_of(app).replace("\\", "").split("no difference")[0]
+    assert "better on 5 of 6 metrics" in text_of(app)
     app.selectbox(key="scenario").select("weaker response").run()
-    assert "day 1 retention (+1" in text_of(app).replace("\\", "").split("no difference")[1]
+    assert "better on 3 of 6 metrics" in text_of(app)
+    app.selectbox(key="arm").select("bc").run()
+    assert not app.exception
+    assert "bc\\: No difference shown on" in text_of(app)
 
 
 def test_the_app_keeps_the_run_in_the_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

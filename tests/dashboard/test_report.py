@@ -26,7 +26,7 @@ def test_the_report_holds_every_stage_its_reading_and_the_configuration(tmp_path
         "100,000 rows of 943 users",
         "td3_bc, at update 1,980",
         "highest usable estimate is td3_bc by ncis",
-        "better on daily active share",
+        "Scenario weaker response: Of 2 arms, td3_bc does best",
         "20,000 simulated users an arm over 30 days",
         "✕ do not use",
         "recrl dashboard --runs",
