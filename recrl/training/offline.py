@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from recrl.core.contracts import Algorithm, BatchTransform, Progress, Sampler, Stateful
 from recrl.core.errors import ConfigError
 from recrl.core.runs import RunFolder
-from recrl.training.portions import Portion, resume, save
+from recrl.training.portions import Portion, check_portions, resume, save
 
 
 @dataclass(frozen=True)
@@ -32,12 +31,7 @@ class OfflineConfig:
         for name in ("steps", "batch_size", "log_every", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)} must be at least 1", where=f"offline.{name}")
-        if self.checkpoint_every % self.log_every:
-            raise ConfigError(
-                f"checkpoint_every={self.checkpoint_every} is no multiple of log_every={self.log_every}",
-                where="offline.checkpoint_every",
-                mend=f"choose {math.ceil(self.checkpoint_every / self.log_every) * self.log_every}",
-            )
+        check_portions(self.checkpoint_every, self.log_every, "offline")
 
 
 def train_offline(

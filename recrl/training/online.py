@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,7 +16,7 @@ from recrl.policies.networks import draw_ids
 from recrl.replay.ring import RingBuffer
 from recrl.replay.samplers import UniformSampler
 from recrl.training.collect import Collector
-from recrl.training.portions import Portion, resume, save
+from recrl.training.portions import Portion, check_portions, resume, save
 
 
 @dataclass(frozen=True)
@@ -48,12 +47,7 @@ class OnlineConfig:
             raise ConfigError(
                 f"warmup={self.warmup} must be at least 1", where="online.warmup", mend="a first batch needs something to draw from"
             )
-        if self.checkpoint_every % self.log_every:
-            raise ConfigError(
-                f"checkpoint_every={self.checkpoint_every} is no multiple of log_every={self.log_every}",
-                where="online.checkpoint_every",
-                mend=f"choose {math.ceil(self.checkpoint_every / self.log_every) * self.log_every}",
-            )
+        check_portions(self.checkpoint_every, self.log_every, "online")
 
 
 class UniformActions:

@@ -9,9 +9,22 @@ from typing import Any
 import torch
 
 from recrl.core.contracts import Stateful
-from recrl.core.errors import RecrlError
+from recrl.core.errors import ConfigError, RecrlError
 from recrl.core.runs import RunFolder
 from recrl.training.checkpoints import load_latest, save_checkpoint
+
+
+def check_portions(checkpoint_every: int, log_every: int, where: str) -> None:
+    """Checkpoints fall on the ends of metric portions, so that a resumed run writes the same rows.
+
+    **Errors**: :class:`ConfigError` when they do not.
+    """
+    if checkpoint_every % log_every:
+        raise ConfigError(
+            f"checkpoint_every={checkpoint_every} is no multiple of log_every={log_every}",
+            where=f"{where}.checkpoint_every",
+            mend=f"choose {math.ceil(checkpoint_every / log_every) * log_every}",
+        )
 
 
 def resume(parts: Mapping[str, Stateful], run: RunFolder, stream: str) -> int:
