@@ -1,4 +1,4 @@
-"""Train a learner on a log and save its policy."""
+"""Train a learner or a supervised ranker on a log and save its policy."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from recrl.algorithms import REGISTRY
 from recrl.core.contracts import Progress
 from recrl.core.errors import ConfigError
 from recrl.core.runs import RunFolder
+from recrl.pipeline.rank import RankConfig, learn_ranker
 from recrl.pipeline.setting import LogAction, Setting
 from recrl.policies.fusion import FusionScores
 from recrl.policies.items import ItemPolicy, QueryScores, item_spec
 from recrl.policies.vector import VectorPolicy
+from recrl.rankers import RANKERS
 from recrl.replay.samplers import UniformSampler
 from recrl.training.offline import OfflineConfig, train_offline
 
@@ -23,7 +25,7 @@ class LearnConfig:
     """One learner on one log.
 
     Attributes:
-        algorithm: name in the registry of learners.
+        algorithm: name in the registry of learners, or of a supervised ranker.
         action: what the learner decides: an item, an item embedding, or fusion weights.
         offline: length and portions of training.
         options: options of the learner that differ from its defaults.
@@ -38,15 +40,21 @@ class LearnConfig:
     label: str = field(default="")
 
     def __post_init__(self) -> None:
-        if self.algorithm not in REGISTRY:
-            raise ConfigError(f"unknown algorithm {self.algorithm!r}", where="algorithm", mend=f"choose one of {', '.join(REGISTRY)}")
+        known = (*REGISTRY, *RANKERS)
+        if self.algorithm not in known:
+            raise ConfigError(f"unknown algorithm {self.algorithm!r}", where="algorithm", mend=f"choose one of {', '.join(known)}")
         if self.options is None:
-            object.__setattr__(self, "options", REGISTRY[self.algorithm].config_type())
+            object.__setattr__(self, "options", RankConfig() if self.is_ranker else REGISTRY[self.algorithm].config_type())
+
+    @property
+    def is_ranker(self) -> bool:
+        """Whether this is a supervised ranker, whose options are a :class:`recrl.pipeline.rank.RankConfig`."""
+        return self.algorithm in RANKERS
 
     @property
     def name(self) -> str:
         """Name of the policy and of its metric stream."""
-        return self.label or f"{self.algorithm}-{self.action}"
+        return self.label or (self.algorithm if self.is_ranker else f"{self.algorithm}-{self.action}")
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready values, for a run's configuration."""
@@ -61,6 +69,9 @@ def learn(
     A policy over items is what a log can judge and a simulator can show; a vector learner becomes one by ranking: items are drawn
     with probability proportional to ``exp(score / temperature)``.
     """
+    if config.is_ranker:
+        folder = policy_folder(run, config.name)
+        return learn_ranker(setting, config.algorithm, config.options, run, folder, seed=seed, device=device, progress=progress)
     learner = REGISTRY[config.algorithm](config.options, setting.task(config.action, device), seed)
     buffer = setting.buffer(config.action, device)
     # cloning needs no next state: it may learn from a user's last row too

@@ -22,9 +22,11 @@ from recrl.core.contracts import Action, ActionSpec, Observation
 from recrl.core.errors import ConfigError
 from recrl.core.streams import Purpose
 from recrl.core.torch.streams import TensorStreams
+from recrl.policies.boosted import BoostedScores
 from recrl.policies.encoders import build_encoder
 from recrl.policies.fusion import FusionScores
 from recrl.policies.networks import draw_ids, initialise, mlp
+from recrl.policies.ranked import FactorScores, SequenceScores
 from recrl.policies.storage import save_policy
 from recrl.policies.vector import ActorConfig, VectorPolicy
 
@@ -135,8 +137,10 @@ class SoftmaxScores(nn.Module):
         return cls(from_dict(ActorConfig, config["config"]), tensors["item_vectors"], tensors["bias"])
 
 
-ItemScores = TableScores | QueryScores | FusionScores | SoftmaxScores
-_SCORES: dict[str, type[ItemScores]] = {kind.kind: kind for kind in (TableScores, QueryScores, FusionScores, SoftmaxScores)}
+ItemScores = TableScores | QueryScores | FusionScores | SoftmaxScores | FactorScores | SequenceScores | BoostedScores
+_SCORES: dict[str, type[ItemScores]] = {
+    kind.kind: kind for kind in (TableScores, QueryScores, FusionScores, SoftmaxScores, FactorScores, SequenceScores, BoostedScores)
+}
 
 
 def item_spec(items: int, slate_size: int | None = None, pool: bool = False) -> ActionSpec:
@@ -225,12 +229,13 @@ class ItemPolicy(nn.Module):
             "action_spec": asdict(self.action_spec),
             "temperature": self.temperature,
         }
-        save_policy(folder, self.kind, config, self.scores.state_dict())
+        texts = self.scores.texts() if isinstance(self.scores, BoostedScores) else None
+        save_policy(folder, self.kind, config, self.scores.state_dict(), texts)
 
     @classmethod
     def load(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> ItemPolicy:
         """Build a saved policy again."""
-        scores = _SCORES[config["scores"]].load(config["scores_config"], tensors)
+        scores = _SCORES[config["scores"]].load({**config["scores_config"], **config.get("texts", {})}, tensors)
         scores.load_state_dict(dict(tensors))
         return cls(scores, from_dict(ActionSpec, config["action_spec"]), config["temperature"])
 
