@@ -49,13 +49,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     debug, as_json = _take(words, "--debug"), _take(words, "--json")
     name = next((n for n in (" ".join(words[:2]), " ".join(words[:1])) if n in VERBS), None)
-    if name is None:
-        return _usage(words)
-
     from recrl.console import Talk
     from recrl.core.errors import RecrlError
 
     talk = Talk(as_json)
+    if name is None:
+        return _usage(words, talk)
     try:
         return _call(VERBS[name], name, words[len(name.split()) :], talk)
     except RecrlError as error:
@@ -66,6 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         talk.close()
         print("recrl: stopped; everything so far is kept, the same command goes on", file=sys.stderr)
+        talk.failure("stopped", mend="the same command goes on")
         return 130
     except BrokenPipeError:
         # the reader went away (`recrl ... | head`)
@@ -75,9 +75,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if debug:
             raise
         talk.close()
-        print(
-            f"recrl: a defect: {type(error).__name__}: {error}\n  mend:  run again with --debug and report what it prints", file=sys.stderr
-        )
+        mend = "run again with --debug and report what it prints"
+        print(f"recrl: a defect: {type(error).__name__}: {error}\n  mend:  {mend}", file=sys.stderr)
+        talk.failure(f"a defect: {type(error).__name__}: {error}", mend=mend)
         return 1
     finally:
         talk.close()
@@ -94,7 +94,10 @@ def _call(verb: Verb, name: str, words: list[str], talk: Any) -> int:
     try:
         options = tyro.cli(options_type, args=words, prog=f"recrl {name}", description=f"{verb.help}. {footer}")
     except SystemExit as done:
-        return int(done.code or 0)
+        status = int(done.code or 0)
+        if status:
+            talk.failure("options not understood", where=f"recrl {name}", mend=f"recrl {name} --help lists them")
+        return status
     return function(options, talk) or 0
 
 
@@ -105,7 +108,7 @@ def _take(words: list[str], flag: str) -> bool:
     return found
 
 
-def _usage(words: list[str]) -> int:
+def _usage(words: list[str], talk: Any) -> int:
     asked = not words or words[0] in ("-h", "--help", "help")
     group = [n for n in VERBS if words and n.split()[0] == words[0]]
     if group and (len(words) == 1 or words[1] in ("-h", "--help")):
@@ -116,6 +119,8 @@ def _usage(words: list[str]) -> int:
     print("usage: recrl VERB [options]   (recrl VERB --help lists the options of a verb)\n", file=out)
     for name in group or VERBS:
         print(f"  {name:<16} {VERBS[name].help}", file=out)
+    if not asked:
+        talk.failure(f"unknown command {' '.join(words[:2])!r}", where="recrl", mend=f"verbs: {', '.join(VERBS)}")
     return 0 if asked else 2
 
 

@@ -90,8 +90,11 @@ class Talk:
         """A mistake and its mend."""
         self.close()
         print(f"recrl: {error}", file=sys.stderr, flush=True)
-        if self.as_json:
-            self.result({"error": {"what": error.what, "where": error.where, "mend": error.mend}})
+        self.failure(error.what, where=error.where, mend=error.mend)
+
+    def failure(self, what: str, *, where: str = "", mend: str = "") -> None:
+        """What went wrong, as the result; printed only with ``--json``."""
+        self.result({"error": {"what": what, "where": where, "mend": mend}})
 
 
 def _is_number(text: str) -> bool:

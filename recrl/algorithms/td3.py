@@ -4,7 +4,7 @@ r"""TD3: twin delayed deterministic policy gradient.
     L_Q   = sum_e mean (Q_e(s, a) - y)^2
     L_pi  = - mean Q_1(s, pi(s))
 
-Symbols: ``s`` encoded state, ``r`` weighted sum of the objective's signals, ``Q'``, ``pi'`` Polyak targets.
+Symbols: ``s`` encoded state, ``r`` the objective's main signal, ``Q'``, ``pi'`` Polyak targets.
 
 **Differences from the authors' code**: the discount of a transition is the one within a session or across its end; truncated rows
 without a next state in the record are not learned from by the critics; exploration noise is added by the policy.
@@ -77,6 +77,12 @@ class TD3:
                 where=f"{self.name}.action_spec",
                 mend="use embedding, fusion_weights or continuous actions",
             )
+        if task.objective.constraints:
+            raise ConfigError(
+                f"{self.name} maximises one signal and honours no constraints",
+                where="objective.constraints",
+                mend="drop the constraints, or fold them into the main signal",
+            )
         self.config, self.action_spec, self.objective = config, task.action_spec, task.objective
         self._policy = VectorPolicy(task.action_spec, config.actor, task.item_vectors, seed).to(task.device)
         self._critics = Critics(self._policy.actor.encoder.width, task.action_spec.shape[0], config.critic_hidden)
@@ -85,7 +91,6 @@ class TD3:
         self._target_policy, self._target_critics = deepcopy(self._policy), deepcopy(self._critics)
         self._actor_optimiser = torch.optim.Adam(self._policy.parameters(), lr=config.actor_learning_rate)
         self._critic_optimiser = torch.optim.Adam(self._critics.parameters(), lr=config.critic_learning_rate)
-        self._weights = torch.tensor([s.weight for s in task.objective.signals], device=task.device)
         self._streams = TensorStreams(seed, task.device)
         self._step = 0
         self._lanes = torch.arange(0, device=task.device)
@@ -115,7 +120,7 @@ class TD3:
 
     def _update_critics(self, batch: Transitions, state: Tensor) -> tuple[Tensor, Tensor]:
         main, half = self.objective.main, self._policy.actor.half_range
-        reward = batch.reward @ self._weights  # (B,)
+        reward = batch.reward[:, 0] * main.weight  # (B,)
         discount = torch.where(batch.session_end, main.discount_across, main.discount_within)
         with torch.no_grad():
             if self._lanes.numel() != len(batch):
@@ -129,6 +134,8 @@ class TD3:
             target = reward + discount * (~batch.terminated) * next_value
         # a truncated row has no next state in the record: its target is unknown
         known = (~batch.truncated | batch.terminated).to(state.dtype)
+        if batch.weight is not None:
+            known = known * batch.weight
         error = (self._critics(state, batch.action) - target) ** 2 * known  # (2, B)
         loss = error.sum() / known.sum().clamp_min(1.0)
         self._critic_optimiser.zero_grad(set_to_none=True)

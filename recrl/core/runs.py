@@ -106,7 +106,9 @@ class RunFolder:
         wanted = json.loads(json.dumps({"kind": kind, "seed": seed, **config}))
         if (run.path / "config.json").exists():
             held = read_json(run.path / "config.json")
-            if held != wanted:
+            if held != wanted and not run._holds_work():
+                write_json(run.path / "config.json", wanted)
+            elif held != wanted:
                 changed = sorted(k for k in held.keys() | wanted.keys() if held.get(k) != wanted.get(k))
                 raise ConfigError(
                     f"run {run.path.name!r} was started with other options: {', '.join(changed)}",
@@ -115,18 +117,32 @@ class RunFolder:
                 )
         else:
             write_json(run.path / "config.json", wanted)
-        write_json(
-            run.path / "environment.json",
-            {
-                "versions": package_versions(),
-                "seed": seed,
-                "data_hash": data_hash,
-                "command": list(command or sys.argv),
-                "platform": platform.platform(),
-            },
-        )
+        environment = run.path / "environment.json"
+        first = read_json(environment) if environment.exists() and run._holds_work() else None
+        if first is not None and first["data_hash"] != data_hash:
+            raise ConfigError(
+                f"run {run.path.name!r} was made from other data (hash {first['data_hash'][:12]}, now {data_hash[:12]})",
+                where=str(run.path),
+                mend="choose another run name, or remove the folder",
+            )
+        # a run that goes on keeps the environment it was started in
+        if first is None:
+            write_json(
+                environment,
+                {
+                    "versions": package_versions(),
+                    "seed": seed,
+                    "data_hash": data_hash,
+                    "command": list(command or sys.argv),
+                    "platform": platform.platform(),
+                },
+            )
         run.set_status("running", started=time.time())
         return run
+
+    def _holds_work(self) -> bool:
+        # a run that failed before its first result (a typo, say) may be started again with other options
+        return any(file.is_file() for part in ("checkpoints", "metrics", "artifacts") for file in (self.path / part).rglob("*"))
 
     @classmethod
     def open(cls, path: Path | str) -> RunFolder:
@@ -178,7 +194,8 @@ class RunFolder:
         try:
             yield self
         except KeyboardInterrupt:
-            self.set_status("stopped", message="interrupted; run the same command to go on")
+            last = self.status
+            self.set_status("stopped", stage=last.stage, done=last.done, message="interrupted; run the same command to go on")
             raise
         except BaseException as error:
             # a full disk may refuse this too; the first error is the one to show

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from recrl.core.contracts import Progress
 from recrl.core.errors import ConfigError
@@ -33,6 +33,10 @@ class DataOptions:
     session_rule: SessionRule = "auto"
     signal: str = "long_view"
     vector_size: int = 32
+
+    def asked(self, store: Store) -> dict[str, Any]:
+        """What of these options decides a result, for a run's configuration; where files lie does not."""
+        return {"data": store.name, "session_rule": self.session_rule, "signal": self.signal, "vector_size": self.vector_size}
 
     def __post_init__(self) -> None:
         if self.vector_size < 2 or self.vector_size % 2:

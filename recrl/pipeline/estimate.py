@@ -12,6 +12,7 @@ from offline_eval import Evaluation, combine, evaluate
 from recrl.core.behaviours import BEHAVIOURS
 from recrl.core.contracts import LoggedFeedback, Progress
 from recrl.core.runs import RunFolder
+from recrl.pipeline.policies import history_of
 from recrl.pipeline.setting import Setting
 from recrl.policies.items import ItemPolicy
 from recrl.replay.logged import LoggedBuffer
@@ -35,7 +36,7 @@ def estimate(
     The logging propensities of these logs are unknown; ``behaviour`` stands in for them, an estimate fitted on training rows. Its error is
     not part of the intervals: read the verdicts.
     """
-    buffer = setting.buffer("item")
+    buffer = setting.buffer("item", history=max(map(history_of, (behaviour, *policies.values()))))
     rows = buffer.rows_of(setting.split.test, with_next=False)
     user = buffer.user[rows].numpy().astype(np.int64)
     logged = log_probs(behaviour, buffer, rows, None)

@@ -73,7 +73,7 @@ def learn(
         folder = policy_folder(run, config.name)
         return learn_ranker(setting, config.algorithm, config.options, run, folder, seed=seed, device=device, progress=progress)
     learner = REGISTRY[config.algorithm](config.options, setting.task(config.action, device), seed)
-    buffer = setting.buffer(config.action, device)
+    buffer = setting.buffer(config.action, device, history=config.options.actor.encoder.history)
     # cloning needs no next state: it may learn from a user's last row too
     rows = buffer.rows_of(setting.split.train, with_next=config.algorithm != "bc")
     train_offline(learner, UniformSampler(buffer, rows, seed), config.offline, run, stream=f"train-{config.name}", progress=progress)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,6 +26,8 @@ def named_policies(names: Sequence[Path | str], setting: Setting, *, runs: Path,
     **Errors**: :class:`ConfigError` for a name that is none of these, a policy that shows no items, or another catalogue.
     """
     found = {name: baseline(name, setting) for name in BASELINES} if with_baselines else {}
+    folders = [folder for name in names if str(name) not in BASELINES for folder in _folders(Path(name), runs)]
+    taken = {folder.name for folder in folders if sum(folder.name == other.name for other in folders) > 1}
     for name in names:
         if str(name) in BASELINES:
             found[str(name)] = baseline(str(name), setting)
@@ -37,8 +40,26 @@ def named_policies(names: Sequence[Path | str], setting: Setting, *, runs: Path,
                     where=str(folder),
                     mend="give a policy that was trained on the same data",
                 )
-            found[folder.name] = policy
+            if folder.name in taken:
+                # two runs hold a policy of this name: the run tells them apart
+                found[f"{folder.parents[2].name}/{folder.name}"] = policy
+            else:
+                found[folder.name] = policy
     return found
+
+
+def history_of(policy: ItemPolicy) -> int:
+    """How many shown items a policy's state remembers, at least 1."""
+    return max((int(getattr(module, "history", 1)) for module in policy.modules()), default=1)
+
+
+def fingerprint(policy: ItemPolicy) -> str:
+    """A hash of a policy's parameters and tables: equal for equal policies, whatever their names."""
+    digest = hashlib.sha256(str(policy.temperature).encode())
+    for name, tensor in sorted(policy.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _folders(path: Path, runs: Path) -> list[Path]:

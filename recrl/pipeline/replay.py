@@ -31,5 +31,8 @@ def replay(
     for k, plan in enumerate(plans):
         report = stage(f"train {plan.name}", 0.8 * k / len(plans), 0.8 * (k + 1) / len(plans))
         policies[plan.name] = learn(setting, plan, run, seed=seed, progress=report)
-    evaluation = estimate(setting, policies, policies[plans[0].name], run, progress=stage("estimate", 0.8, 1.0))
+    # judged by itself the clone would have weights of exactly 1 and the log's mean: no estimate
+    logging = policies[plans[0].name]
+    targets = {name: policy for name, policy in policies.items() if policy is not logging}
+    evaluation = estimate(setting, targets, logging, run, progress=stage("estimate", 0.8, 1.0))
     return policies, evaluation

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from functools import cached_property
 from typing import Literal
 
@@ -49,6 +50,13 @@ class Setting:
         return torch.log1p(as_tensor(counts).to(torch.float32))
 
     @cached_property
+    def known_test_share(self) -> float:
+        """Share of test rows whose user has training rows, 0 to 1; what depends on a user's own past is untrained for the others."""
+        known = self.split.train.user_offsets.lengths > 0
+        test = self.split.test.column("user")
+        return float(known[test].mean()) if test.size else 0.0
+
+    @cached_property
     def item_vectors(self) -> Tensor:
         """Truncated SVD of the training user-item table (1 for a long view, 0.3 for any row), (n_items, d) in [-1, 1]."""
         return svd_item_vectors(self.split.train, self.options.vector_size)
@@ -79,14 +87,19 @@ class Setting:
         """The task a learner of this action kind is given."""
         return Task(self.action_spec(kind), self.objective, self.item_vectors.to(device), self.log_counts.to(device), device)
 
-    def buffer(self, kind: LogAction, device: str = "cpu") -> LoggedBuffer:
-        """Transitions with actions of this kind.
+    def buffer(self, kind: LogAction, device: str = "cpu", *, history: int) -> LoggedBuffer:
+        """Transitions with actions of this kind, and states that remember ``history`` items.
 
         A log of shown items holds no vector actions. The action that stands for a shown item is its vector (``embedding``) or
         its standardised predicted behaviours for that user (``fusion_weights``): ranking by it favours items alike.
         """
         return LoggedBuffer(
-            self.log, self.objective, session_rule=self.session_rule, encode_action=self._encoder(kind, device), device=device
+            self.log,
+            self.objective,
+            history=history,
+            session_rule=self.session_rule,
+            encode_action=self._encoder(kind, device),
+            device=device,
         )
 
     def _encoder(self, kind: LogAction, device: str) -> ActionEncoder | None:
@@ -95,7 +108,7 @@ class Setting:
         if kind == "embedding":
             vectors = self.item_vectors.to(device)
             return lambda user, item: vectors[item]
-        predictions = self.predictions.to(device)
+        predictions = deepcopy(self.predictions).to(device)
         return lambda user, item: predictions(user, item.unsqueeze(1)).squeeze(1)
 
 

@@ -101,6 +101,7 @@ class SequenceScores(nn.Module):
     def __init__(self, config: SequenceConfig, log_counts: Tensor) -> None:
         super().__init__()
         self.shape = config
+        self.history = config.length
         self.register_buffer("log_counts", log_counts)
         self.table = nn.Embedding(log_counts.shape[0] + 1, config.size, padding_idx=0)
         self.encoder = SASRecEncoder(config) if config.network == "sasrec" else GRU4RecEncoder(config)

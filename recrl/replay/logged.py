@@ -1,6 +1,6 @@
 """A log as transitions: flat columns and row numbers; histories and states are rebuilt by gather when a batch is drawn.
 
-A row costs 26 bytes plus 4 a reward signal, whatever the history length.
+A row costs 35 bytes plus 4 a reward signal, whatever the history length.
 """
 
 from __future__ import annotations
@@ -29,13 +29,14 @@ _MS_PER_DAY = 86_400_000.0
 class LoggedBuffer:
     """Transitions of a log.
 
-    The state of a row holds what happened before it: the row's own item and feedback are the action and the reward, never part
-    of the state. The last row of a user has no next state; :attr:`has_next` marks the others. Such a row is truncated, not
-    terminated: that a log ends does not mean that the user left.
+    A request is one step. Its state holds what happened before it: neither the row's own item and feedback, which are the action and
+    the reward, nor those of other rows of the same request, which were chosen at the same moment. The next state of a row is that of
+    the user's next request; a request of several items gives several transitions from one state to the other. The last request of
+    a user has no next state (:attr:`has_next`). It is truncated, not terminated: that a log ends does not mean that the user left.
 
     Args:
         log: rows sorted by user and time.
-        objective: which signals are rewards; ``return`` is minus the return gap in days, at the last row of a session.
+        objective: which signals are rewards; ``return`` is minus the return gap in days, at the last request of a session.
         history: items a state remembers.
         session_rule: how sessions are cut.
         encode_action: logged action of (user, item); ``None`` keeps the item index.
@@ -58,9 +59,8 @@ class LoggedBuffer:
             raise DataError("the log holds no rows", where="LoggedBuffer.log", mend="check the split fractions or the filter")
         cut = sessions(log, rule=session_rule)
         rows_of_sessions = cut.requests.through(cut.rows)
-        session = rows_of_sessions.segment_ids()
-        last_row = np.zeros(log.n_rows, dtype=bool)
-        last_row[rows_of_sessions.values[1:] - 1] = True
+        session, request = rows_of_sessions.segment_ids(), cut.rows.segment_ids()
+        last_request = (cut.requests.values[1:] - 1)[session] == request
         users = log.column("user")
         self._positions = log.positions
         self.objective, self.history, self.device = objective, history, torch.device(device)
@@ -69,12 +69,14 @@ class LoggedBuffer:
         self.item = as_tensor(log.column("item"), device)
         self.bits = as_tensor(log.feedback_bits(), device)
         self.start = as_tensor(log.user_offsets.values[:-1], device)
-        self.session_end = as_tensor(last_row, device)
-        self.has_next = as_tensor(np.append(users[1:] == users[:-1], False), device)
-        self.clock = as_tensor(
-            _clock(log, cut.start_ms, cut.end_ms, cut.user, session, cut.rows.segment_ids(), cut.requests.values), device
-        )
-        gap = np.where(last_row, cut.gap_days[session], 0.0)
+        self.session_end = as_tensor(last_request, device)
+        # first row of the row's request, and of the user's next one
+        self.request = as_tensor(cut.rows.values[request].astype(np.int32), device)
+        following = cut.rows.values[request + 1]
+        self.next_request = as_tensor(following.astype(np.int32), device)
+        self.has_next = as_tensor(following < log.user_offsets.values[users + 1], device)
+        self.clock = as_tensor(_clock(log, cut.start_ms, cut.end_ms, cut.user, session, request, cut.requests.values), device)
+        gap = np.where(last_request, cut.gap_days[session], 0.0)
         self.reward = as_tensor(np.stack([_reward(log, s, gap, objective) for s in objective.signals], axis=1), device)
 
     def __len__(self) -> int:
@@ -85,7 +87,7 @@ class LoggedBuffer:
 
         Args:
             view: a split or selection of the log that the buffer was built from.
-            with_next: leave out rows whose next row is missing or lies outside the view: a training transition must not
+            with_next: leave out rows whose next request is missing or lies outside the view: a training transition must not
                 reach into the test part, not even by when the user came back.
 
         **Errors**: :class:`DataError` when the view holds rows that the buffer does not.
@@ -99,12 +101,23 @@ class LoggedBuffer:
             )
         inside = np.zeros(len(self) + 1, dtype=bool)
         inside[rows] = True
-        keep = self.has_next.cpu().numpy()[rows] & inside[rows + 1] if with_next else slice(None)
+        following = self.next_request.cpu().numpy()[rows]
+        keep = self.has_next.cpu().numpy()[rows] & inside[following] if with_next else slice(None)
         return as_tensor(rows[keep], self.device)
 
     def nbytes(self) -> int:
         """Bytes that the columns take."""
-        columns = (self.user, self.item, self.bits, self.session_end, self.has_next, self.clock, self.reward)
+        columns = (
+            self.user,
+            self.item,
+            self.bits,
+            self.session_end,
+            self.has_next,
+            self.request,
+            self.next_request,
+            self.clock,
+            self.reward,
+        )
         return sum(c.numel() * c.element_size() for c in columns)
 
     def observation(self, index: Tensor) -> Observation:
@@ -114,14 +127,14 @@ class LoggedBuffer:
     def gather(self, index: Tensor) -> Transitions:
         """Transitions of the rows ``index`` (B,)."""
         has_next = self.has_next[index]
-        following = torch.where(has_next, index + 1, index)
+        following = torch.where(has_next, self.next_request[index].to(torch.int64), index)
         user = self.user[index].to(torch.int64)
         item = self.item[index].to(torch.int64)
         return Transitions(
             observation=self._state(index, user, self.clock[index]),
             action=item if self._encode is None else self._encode(user, item),
             reward=self.reward[index],
-            # where no row follows, the next state is the row's own: it is truncated and must not be bootstrapped from
+            # where no request follows, the next state is the row's own: it is truncated and must not be bootstrapped from
             next_observation=self._state(following, user, self.clock[following]),
             terminated=torch.zeros_like(has_next),
             truncated=~has_next,
@@ -133,7 +146,7 @@ class LoggedBuffer:
 
     def _state(self, index: Tensor, user: Tensor, clock: Tensor) -> Observation:
         back = torch.arange(-self.history, 0, device=self.device)
-        rows = index.unsqueeze(1) + back  # (B, H)
+        rows = self.request[index].to(torch.int64).unsqueeze(1) + back  # (B, H)
         valid = rows >= self.start[user].unsqueeze(1)
         rows = rows.clamp_min(0)
         return Observation(
@@ -165,7 +178,7 @@ def _clock(
 
 def _reward(log: Log, signal: Signal, gap: NDArray[np.float64], objective: Objective) -> NDArray[np.float32]:
     if signal.name == "return":
-        # a censored gap is unknown; its row is the user's last and never enters a bootstrapped batch
+        # a censored gap is unknown; its request is the user's last and never enters a bootstrapped batch
         return -np.nan_to_num(np.minimum(gap, objective.max_gap_days), nan=0.0).astype(np.float32)
     known = (*BEHAVIOURS, "watch_seconds", "rating", "reward")
     if signal.name not in known:

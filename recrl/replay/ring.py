@@ -24,8 +24,9 @@ _STATE = tuple(f.name for f in fields(Observation) if f.name not in ("candidates
 class RingBuffer:
     """The newest ``capacity`` transitions.
 
-    Fields that the first batch lacks are not stored. Integers are narrowed to 32 bits (feedback stays one byte) and widened again by
-    :meth:`gather`. ``features`` of a state that also has a history are left out.
+    Fields that no batch has are not stored; one that some batches lack is NaN (0 for integers and flags) there. Integers are narrowed
+    to 32 bits (feedback stays one byte) and widened again by :meth:`gather`. ``features`` of a state that also has a history are left
+    out.
 
     Args:
         capacity: transitions kept.
@@ -56,12 +57,18 @@ class RingBuffer:
                 f"a batch of {len(batch)} does not fit a ring of {self.capacity}", where="RingBuffer.add", mend="raise the capacity"
             )
         given = _flatten(batch)
-        if not self._columns:
-            for name, values in given.items():
-                self._columns[name] = torch.zeros(self.capacity, *values.shape[1:], dtype=_narrow(values.dtype), device=self.device)
         at = (torch.arange(len(batch), device=self.device) + self._next) % self.capacity
+        for name in given.keys() - self._columns.keys():
+            # seen for the first time (warm-up has no log-probabilities): unknown for what is stored already
+            unknown = float("nan") if given[name].is_floating_point() else 0
+            self._columns[name] = torch.full(
+                (self.capacity, *given[name].shape[1:]), unknown, dtype=_narrow(given[name].dtype), device=self.device
+            )
         for name, column in self._columns.items():
-            column[at] = given[name].to(self.device, column.dtype)
+            if name in given:
+                column[at] = given[name].to(self.device, column.dtype)
+            else:
+                column[at] = torch.nan if column.is_floating_point() else 0
         self._next = (self._next + len(batch)) % self.capacity
         self._size = min(self._size + len(batch), self.capacity)
 
@@ -73,7 +80,8 @@ class RingBuffer:
             return Observation(**{name: picked.get(prefix + name) for name in _STATE})
 
         rest: dict[str, Any] = {name: picked.get(name) for name in _FIELDS}
-        return Transitions(observation=state("s."), next_observation=state("n."), index=index, **rest)
+        notes = {name.removeprefix("note."): values for name, values in picked.items() if name.startswith("note.")}
+        return Transitions(observation=state("s."), next_observation=state("n."), index=index, notes=notes, **rest)
 
     def state_dict(self) -> dict[str, Any]:
         """Every stored transition and where the ring stands."""
@@ -86,12 +94,12 @@ class RingBuffer:
         self._columns = {}
         for name, kept in state["columns"].items():
             column = torch.zeros(self.capacity, *kept.shape[1:], dtype=kept.dtype, device=self.device)
-            column[: self._size] = kept
+            column[: self._size] = kept.to(self.device)
             self._columns[name] = column
 
 
 def _flatten(batch: Transitions) -> dict[str, Tensor]:
-    given = {name: getattr(batch, name) for name in _FIELDS}
+    given = {name: getattr(batch, name) for name in _FIELDS} | {f"note.{name}": values for name, values in batch.notes.items()}
     for prefix, observation in (("s.", batch.observation), ("n.", batch.next_observation)):
         given |= {prefix + name: getattr(observation, name) for name in _STATE}
         if observation.history_items is not None:

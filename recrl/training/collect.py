@@ -78,7 +78,9 @@ class WorldCollector:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore :meth:`state_dict`."""
-        self._state, self._lives = UserState(**state["state"]), state["lives"]
+        device = self.world.device
+        self._state = UserState(**{name: values.to(device) for name, values in state["state"].items()})
+        self._lives = state["lives"].to(device)
         self._streams = TensorStreams(int(state["seed"]), self.world.device)
 
 

@@ -14,7 +14,7 @@ from recrl.core.errors import ConfigError
 from recrl.core.runs import RunFolder
 from recrl.pipeline.compare import CompareConfig, compare
 from recrl.pipeline.data import DataOptions, load_store
-from recrl.pipeline.policies import named_policies
+from recrl.pipeline.policies import fingerprint, named_policies
 from recrl.pipeline.setting import Setting
 from recrl.pipeline.simulate import simulator_folder
 from simulators.fit import FittedWorld
@@ -26,7 +26,7 @@ class AbOptions:
 
     Attributes:
         policies: `random`, `popularity`, saved policies, or runs that hold some.
-        simulator: run that holds a fitted simulator (`recrl simulate fit`).
+        simulator: run that holds a fitted simulator (`recrl simulate fit`); default `simulator-<data>`.
         data: the log that policies and simulator were made from.
         compare: size and assumptions.
         seed: of users and noise.
@@ -35,7 +35,7 @@ class AbOptions:
     """
 
     policies: Annotated[tuple[str, ...], tyro.conf.Positional]
-    simulator: Path = Path("runs/simulator-ml-100k")
+    simulator: Path | None = None
     data: Annotated[DataOptions, tyro.conf.arg(name="")] = DataOptions()
     compare: Annotated[CompareConfig, tyro.conf.arg(name="")] = CompareConfig()
     seed: int = 0
@@ -53,21 +53,29 @@ def ab(options: AbOptions, talk: Talk) -> None:
             where="recrl ab",
             mend="recrl ab popularity RUN",
         )
-    held = next((p for p in (options.simulator, options.runs / options.simulator) if simulator_folder(RunFolder(p)).is_dir()), None)
+    wanted = options.simulator or Path(f"simulator-{store.name}")
+    held = next((p for p in (options.runs / wanted, wanted) if simulator_folder(RunFolder(p)).is_dir()), None)
     if held is None:
+        raise ConfigError(f"no fitted simulator in {wanted}", where="--simulator", mend=f"recrl simulate fit --data {options.data.data}")
+    fitted = FittedWorld.load(simulator_folder(RunFolder(held)))
+    if fitted.data_hash != store.log().content_hash:
         raise ConfigError(
-            f"no fitted simulator in {options.simulator}", where="--simulator", mend=f"recrl simulate fit --data {options.data.data}"
+            f"the simulator in {held} was fitted to other data", where="--simulator", mend=f"recrl simulate fit --data {options.data.data}"
         )
-    asked = {"policies": list(policies), "simulator": str(options.simulator), "data": store.name, **to_dict(options.compare)}
+    asked = {
+        **options.data.asked(store),
+        "policies": {name: fingerprint(policy) for name, policy in policies.items()},
+        "simulator": str(held),
+        **to_dict(options.compare),
+    }
     run = RunFolder.create(
-        options.runs / (options.run or f"ab-{'-vs-'.join(policies)}"),
+        options.runs / (options.run or f"ab-{'-vs-'.join(policies).replace('/', '-')}"),
         kind="ab",
         config=asked,
         seed=options.seed,
         data_hash=store.manifest.content_hash,
     )
     with run.running():
-        fitted = FittedWorld.load(simulator_folder(RunFolder(held)))
         tables = compare(fitted, policies, next(iter(policies)), options.compare, run, seed=options.seed, progress=talk.progress("A/B"))
     talk.close()
     rows = {name: table.to_pylist() for name, table in tables.items()}

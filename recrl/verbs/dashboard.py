@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,10 +28,11 @@ def dashboard(options: DashboardOptions, talk: Talk) -> int:
     """Serve until interrupted."""
     talk.say(f"dashboard on http://127.0.0.1:{options.port} (Ctrl-C stops it)")
     talk.result({"url": f"http://127.0.0.1:{options.port}"})
-    with subprocess.Popen(command(options.runs, options.port)) as server:
+    # the server talks to a reader, not to whoever reads the result
+    with subprocess.Popen(command(options.runs, options.port), stdout=sys.stderr) as server:
         try:
             return server.wait()
         except KeyboardInterrupt:
             server.terminate()
             server.wait()
-            return 0
+            raise

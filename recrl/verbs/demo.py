@@ -51,7 +51,7 @@ def demo(options: DemoOptions, talk: Talk) -> None:
     started = time.perf_counter()
     store = load_store(options.data, talk.progress("prepare"))
     setting = Setting(store, options.data)
-    asked = {"data": store.name, "signal": options.data.signal, "session_rule": setting.session_rule, "steps": options.steps}
+    asked = {**options.data.asked(store), "steps": options.steps}
     run = RunFolder.create(
         options.runs / (options.run or f"demo-{store.name}"),
         kind="demo",
@@ -71,5 +71,15 @@ def demo(options: DemoOptions, talk: Talk) -> None:
     shown = [r for r in effects if r["metric"] in ("day1_retention", "active_days", "return_gap", "long_view_rate")]
     print_effects(shown, tables["ab_design"].to_pylist(), talk)
     seconds = time.perf_counter() - started
+    talk.say(f"{setting.known_test_share:.0%} of the test rows are of users seen in training")
     talk.say(f"report:    {report}\ndashboard: recrl dashboard --runs {options.runs}\ndone in {seconds:.0f} s")
-    talk.result({"run": str(run.path), "report": str(report), "seconds": seconds, "estimates": estimates, "effects": effects})
+    talk.result(
+        {
+            "run": str(run.path),
+            "report": str(report),
+            "seconds": seconds,
+            "known_test_share": setting.known_test_share,
+            "estimates": estimates,
+            "effects": effects,
+        }
+    )

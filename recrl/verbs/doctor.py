@@ -44,7 +44,7 @@ class Check:
 
 
 def doctor(options: DoctorOptions, talk: Talk) -> int:
-    """Print every check; exit status 1 when something needed is missing."""
+    """Print every check; exit status 2 when something needed is missing."""
     checks = [*_python(), *_packages(), _device(), *_names(), *_data(options), *_folders(options), _browser()]
     talk.table(
         "recrl doctor",
@@ -57,7 +57,7 @@ def doctor(options: DoctorOptions, talk: Talk) -> int:
     healthy = all(c.ok or not c.needed for c in checks)
     talk.say("everything needed is there" if healthy else "something needed is missing, see above")
     talk.result({"ok": healthy, "versions": package_versions(), "checks": [vars(c) for c in checks]})
-    return 0 if healthy else 1
+    return 0 if healthy else 2
 
 
 def _python() -> list[Check]:

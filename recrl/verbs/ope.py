@@ -8,13 +8,14 @@ from typing import Annotated
 
 import tyro
 
+from offline_eval.evaluate import resolve
 from recrl.console import Talk
 from recrl.core.errors import ConfigError
 from recrl.core.runs import RunFolder
 from recrl.pipeline.data import DataOptions, load_store
 from recrl.pipeline.estimate import estimate
 from recrl.pipeline.learn import LearnConfig, learn
-from recrl.pipeline.policies import named_policies
+from recrl.pipeline.policies import fingerprint, named_policies
 from recrl.pipeline.setting import Setting
 from recrl.training.offline import OfflineConfig
 
@@ -49,7 +50,17 @@ def ope(options: OpeOptions, talk: Talk) -> None:
     store = load_store(options.data, talk.progress("prepare"))
     setting = Setting(store, options.data)
     policies = named_policies([options.source], setting, runs=options.runs)
-    asked = {"source": str(options.source), "data": store.name, "estimators": list(options.estimators), "level": options.level}
+    if not 0.0 < options.level < 1.0:
+        raise ConfigError(f"level={options.level}", where="--level", mend="give a coverage between 0 and 1, for example 0.95")
+    for estimator in options.estimators:
+        resolve(estimator)
+    asked = {
+        **options.data.asked(store),
+        "policies": {name: fingerprint(policy) for name, policy in policies.items()},
+        "estimators": list(options.estimators),
+        "level": options.level,
+        "behaviour_steps": options.behaviour_steps,
+    }
     run = RunFolder.create(
         options.runs / (options.run or f"ope-{options.source.name}"),
         kind="ope",
@@ -57,8 +68,6 @@ def ope(options: OpeOptions, talk: Talk) -> None:
         seed=options.seed,
         data_hash=store.manifest.content_hash,
     )
-    if not 0.0 < options.level < 1.0:
-        raise ConfigError(f"level={options.level}", where="--level", mend="give a coverage between 0 and 1, for example 0.95")
     with run.running():
         cloned = LearnConfig("bc", "item", OfflineConfig(steps=options.behaviour_steps), label="logging-policy")
         behaviour = learn(setting, cloned, run, seed=options.seed, progress=talk.progress("logging policy"))
@@ -67,8 +76,9 @@ def ope(options: OpeOptions, talk: Talk) -> None:
         )
     talk.close()
     print_estimates(result.estimates.to_pylist(), talk, options.data.signal)
+    talk.say(f"{setting.known_test_share:.0%} of the test rows are of users seen in training")
     talk.say(f"run: {run.path}")
-    talk.result({"run": str(run.path), "estimates": result.estimates.to_pylist()})
+    talk.result({"run": str(run.path), "known_test_share": setting.known_test_share, "estimates": result.estimates.to_pylist()})
 
 
 def print_estimates(rows: list[dict[str, object]], talk: Talk, signal: str) -> None:

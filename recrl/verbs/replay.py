@@ -45,7 +45,7 @@ def replay_log(options: ReplayOptions, talk: Talk) -> None:
     """Run the offline half of the loop and print the estimates."""
     store = load_store(options.data, talk.progress("prepare"))
     setting = Setting(store, options.data)
-    config = {"data": store.name, "signal": options.data.signal, "session_rule": setting.session_rule, "steps": options.steps}
+    config = {**options.data.asked(store), "steps": options.steps}
     name = options.run or f"replay-{store.name}"
     run = RunFolder.create(options.runs / name, kind="replay", config=config, seed=options.seed, data_hash=store.manifest.content_hash)
     with run.running():
@@ -54,8 +54,9 @@ def replay_log(options: ReplayOptions, talk: Talk) -> None:
     talk.close()
     rows = evaluation.estimates.to_pylist()
     print_estimates(rows, talk, options.data.signal)
+    talk.say(f"{setting.known_test_share:.0%} of the test rows are of users seen in training")
     talk.say(f"report: {report}")
-    talk.result({"run": str(run.path), "report": str(report), "estimates": rows})
+    talk.result({"run": str(run.path), "report": str(report), "known_test_share": setting.known_test_share, "estimates": rows})
 
 
 def learners(steps: int) -> tuple[LearnConfig, ...]:

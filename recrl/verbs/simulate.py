@@ -50,7 +50,7 @@ class ReportOptions:
 def fit(options: FitOptions, talk: Talk) -> None:
     """Fit, save, print the calibration table."""
     store = load_store(options.data, talk.progress("prepare"))
-    asked = {"data": store.name, "session_rule": options.data.session_rule}
+    asked = options.data.asked(store)
     run = RunFolder.create(
         options.runs / (options.run or f"simulator-{store.name}"),
         kind="simulator",

@@ -71,7 +71,7 @@ def train(options: TrainOptions, talk: Talk) -> None:
     config = LearnConfig(options.algorithm, options.action, options.offline, chosen, options.temperature)
     store = load_store(options.data, talk.progress("prepare"))
     name = options.run or f"{config.name}-{store.name}-seed{options.seed}"
-    asked = {"data": store.name, "session_rule": options.data.session_rule, "signal": options.data.signal, "learner": config.as_dict()}
+    asked = {**options.data.asked(store), "learner": config.as_dict()}
     run = RunFolder.create(options.runs / name, kind="train", config=asked, seed=options.seed, data_hash=store.manifest.content_hash)
     started = time.perf_counter()
     with run.running():

@@ -65,6 +65,14 @@ def test_a_mistake_with_json_is_an_object_too(capsys):
     assert error["mend"]
 
 
+@pytest.mark.parametrize("words", [["fly"], ["train", "--nope"], ["ab", "popularity"]])
+def test_every_failure_is_one_object(words, capsys, asked):
+    assert main([*words, *(asked if words[0] == "ab" else []), "--json"]) == 2
+    lines = capsys.readouterr().out.strip().splitlines()
+    assert len(lines) == 1
+    assert json.loads(lines[0])["error"]["what"]
+
+
 def test_debug_shows_the_traceback(capsys):
     assert main(["data", "prepare", "nope", "--debug"]) == 2
     assert "Traceback" in capsys.readouterr().err

@@ -67,6 +67,14 @@ def test_replay(capsys, asked):
     }
 
 
+def test_two_runs_with_policies_of_one_name_are_two_arms(capsys, asked):
+    for seed in "01":
+        call(capsys, "train", "bc", *asked, *TINY, "--seed", seed, "--run", f"seed{seed}")
+    call(capsys, "simulate", "fit", *asked)
+    found = call(capsys, "ab", "random", "seed0", "seed1", *asked, *FAST_AB)
+    assert {row["arm"] for row in found["metrics"]} == {"random", "seed0/bc-embedding", "seed1/bc-embedding"}
+
+
 def test_simulate_then_compare(capsys, asked):
     fitted = call(capsys, "simulate", "fit", *asked)
     assert {row["quantity"] for row in fitted["fit"]}

@@ -219,9 +219,23 @@ def test_a_run_tells_its_story(tmp_path: Path):
 
 def test_going_on_with_other_options_is_refused(tmp_path: Path):
     for _ in range(2):
-        RunFolder.create(tmp_path / "r", kind="train", config={"steps": 5, "hidden": (3, 4)}, seed=1)
+        run = RunFolder.create(tmp_path / "r", kind="train", config={"steps": 5, "hidden": (3, 4)}, seed=1)
+        run.append_metrics("train", [{"step": 1, "name": "loss", "value": 0.5}])
     with pytest.raises(ConfigError, match="was started with other options: steps"):
         RunFolder.create(tmp_path / "r", kind="train", config={"steps": 6, "hidden": (3, 4)}, seed=1)
+
+
+def test_a_run_that_never_began_may_be_asked_again(tmp_path: Path):
+    RunFolder.create(tmp_path / "r", kind="train", config={"steps": -1}, seed=1)
+    run = RunFolder.create(tmp_path / "r", kind="train", config={"steps": 1}, seed=1)
+    assert run.config["steps"] == 1
+
+
+def test_going_on_with_other_data_is_refused(tmp_path: Path):
+    run = make_run(tmp_path / "r")
+    run.append_metrics("train", [{"step": 1, "name": "loss", "value": 0.5}])
+    with pytest.raises(ConfigError, match=r"was made from other data \(hash abc, now abd\)"):
+        RunFolder.create(tmp_path / "r", kind="train", config={"steps": 5}, seed=1, data_hash="abd")
 
 
 def test_a_failed_and_an_interrupted_run_say_so(tmp_path: Path):

@@ -18,9 +18,9 @@ from tests.support import small
 
 
 def reference_state(log: Log, row: int, history: int):
-    """History of a row by a plain loop."""
-    user, item, bits = log.column("user"), log.column("item"), log.feedback_bits()
-    before = [k for k in range(row) if user[k] == user[row]][-history:]
+    """History of a row by a plain loop: the user's rows of earlier moments."""
+    user, item, bits, time = log.column("user"), log.column("item"), log.feedback_bits(), log.column("timestamp_ms")
+    before = [k for k in range(row) if user[k] == user[row] and time[k] < time[row]][-history:]
     pad = history - len(before)
     return [-1] * pad + [int(item[k]) for k in before], [0] * pad + [int(bits[k]) for k in before]
 
@@ -64,8 +64,18 @@ def test_clock_and_session_ends_by_hand():
     assert buffer.clock[:, 2].tolist() == pytest.approx([0, 0, 0, np.log(2), np.log(2)])
     assert buffer.clock[3, 0].item() == pytest.approx(np.log1p(2 - 1 / 1440), rel=1e-5)
     assert buffer.clock[0, 3].item() == pytest.approx(0.25)
-    assert buffer.session_end.tolist() == [False, False, True, False, True]
-    assert buffer.reward[:, 0].tolist() == pytest.approx([0, 0, -(2 - 1 / 1440), 0, 0], rel=1e-5)
+    assert buffer.session_end.tolist() == [False, True, True, False, True]
+    assert buffer.reward[:, 0].tolist() == pytest.approx([0, -(2 - 1 / 1440), -(2 - 1 / 1440), 0, 0], rel=1e-5)
+    batch = buffer.gather(torch.arange(5))
+    # both rows of the request see the first row alone, and go on to the next request
+    assert [[i for i in row if i >= 0] for row in batch.observation.history_items.tolist()] == [[], [0], [0], [0, 1, 2], [0, 1, 2, 3]]
+    assert [[i for i in row if i >= 0] for row in batch.next_observation.history_items[:4].tolist()] == [
+        [0],
+        [0, 1, 2],
+        [0, 1, 2],
+        [0, 1, 2, 3],
+    ]
+    assert batch.truncated.tolist() == [False, False, False, False, True]
 
 
 def test_rewards_follow_the_objective():
@@ -102,7 +112,7 @@ def test_columns_are_shared_not_copied():
     buffer = LoggedBuffer(log, Objective())
     assert np.shares_memory(buffer.item.numpy(), log.column("item"))
     assert np.shares_memory(buffer.user.numpy(), log.column("user"))
-    assert buffer.nbytes() / len(buffer) == 31
+    assert buffer.nbytes() / len(buffer) == 39
 
 
 @pytest.mark.parametrize(

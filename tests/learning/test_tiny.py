@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 
 from recrl.algorithms.bc import BC, BCConfig
 from recrl.algorithms.task import Task
 from recrl.algorithms.td3_bc import TD3BC, TD3BCConfig
 from recrl.core.contracts import ActionSpec, Observation, Transitions
-from recrl.core.objective import Objective, Signal
+from recrl.core.errors import ConfigError
+from recrl.core.objective import Constraint, Objective, Signal
 from recrl.policies.encoders import EncoderConfig
 from recrl.policies.vector import ActorConfig
 from tests.support import small
@@ -92,6 +94,12 @@ def test_critic_solves_a_chain_with_both_discounts():
     across = critic_values((0.9, 0.2), torch.tensor([True, False]).repeat(16))
     assert torch.allclose(within, torch.tensor([1 + 0.9 * 2, 2.0]), atol=0.1)
     assert torch.allclose(across, torch.tensor([1 + 0.2 * 2, 2.0]), atol=0.1)
+
+
+def test_constraints_are_refused_not_rewarded():
+    objective = Objective(Signal("click"), (Constraint(Signal("hate"), "at_most", 0.01),))
+    with pytest.raises(ConfigError, match="honours no constraints"):
+        TD3BC(TD3BCConfig(actor=FLAT), Task(ActionSpec("continuous", (2,)), objective))
 
 
 def test_bc_recovers_the_loggers_softmax():

@@ -8,13 +8,14 @@ from recrl.core.errors import ConfigError
 
 
 def resolve_device(name: str) -> str:
-    """The device that ``name`` stands for; ``auto`` takes an accelerator where there is one.
+    """The device that ``name`` stands for; ``auto`` takes CUDA where there is one.
 
     **Errors**: :class:`ConfigError` for an unknown or absent device.
     """
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
-        return next((kind for kind in ("cuda", "mps") if there[kind]), "cpu")
+        # random streams need 64-bit floats, which MPS lacks: it is taken only where asked for
+        return "cuda" if there["cuda"] else "cpu"
     kind = name.split(":")[0]
     if kind not in there:
         raise ConfigError(f"unknown device {name!r}", where="--device", mend="choose auto, cpu, cuda or mps")
