@@ -25,7 +25,7 @@ demo: setup
 	$(BIN)/recrl demo --runs $(RUNS) $(ARGS)
 
 test: setup
-	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile $(TESTS) $(ARGS)
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal $(TESTS) $(ARGS)
 
 check: setup
 	$(BIN)/ruff check .
