@@ -210,6 +210,21 @@ def _ab() -> dict[str, pl.DataFrame]:
         "ab_retention": pl.concat(retention),
         "ab_design": pl.DataFrame(designs, schema_overrides={"sample_ratio_p": pl.Float64}),
         "simulator_fit": pl.DataFrame(fit),
+        "ranking": pl.DataFrame(
+            [
+                {
+                    "policy": "sasrec",
+                    "split": "time",
+                    "positives": "long_view",
+                    "part": part,
+                    "metric": metric,
+                    "value": value,
+                    "cases": 120,
+                }
+                for part in ("valid", "test")
+                for metric, value in (("recall@10", 0.21), ("ndcg@10", 0.12))
+            ]
+        ),
     }
 
 
