@@ -10,12 +10,10 @@ from typing import Annotated, Any
 import polars as pl
 import tyro
 
-from recrl.algorithms import REGISTRY
 from recrl.algorithms.bc import BCConfig
 from recrl.algorithms.td3 import TD3Config
 from recrl.algorithms.td3_bc import TD3BCConfig
 from recrl.console import Talk
-from recrl.core.errors import ConfigError
 from recrl.core.runs import RunFolder
 from recrl.core.torch.devices import resolve_device
 from recrl.pipeline.data import DataOptions, load_store
@@ -63,11 +61,9 @@ class TrainOptions:
 
 def train(options: TrainOptions, talk: Talk) -> None:
     """Train, save the policy, print where it lies."""
-    known = (*REGISTRY, *RANKERS)
-    if options.algorithm not in known:
-        raise ConfigError(f"unknown algorithm {options.algorithm!r}", where="recrl train", mend=f"choose one of {', '.join(known)}")
     device = resolve_device(options.device)
-    chosen: Any = options.ranker if options.algorithm in RANKERS else getattr(options, options.algorithm)
+    # an unknown name has no options; LearnConfig refuses it
+    chosen: Any = options.ranker if options.algorithm in RANKERS else getattr(options, options.algorithm, None)
     config = LearnConfig(options.algorithm, options.action, options.offline, chosen, options.temperature)
     store = load_store(options.data, talk.progress("prepare"))
     name = options.run or f"{config.name}-{store.name}-seed{options.seed}"
