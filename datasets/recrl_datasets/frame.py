@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +20,32 @@ from recrl_datasets.schema import BY_NAME, Origin, RowsAsClustersWarning, neares
 from recrl_datasets.store import Store
 from recrl_datasets.tables import Finding, RawTables
 
+
+@dataclass(frozen=True)
+class Caller:
+    """How errors about a frame are worded.
+
+    Attributes:
+        call: the function that was called.
+        file: the file that the frame was read from, on the command line.
+        row: turns a row number (from 0) into words.
+    """
+
+    call: str = "from_frame"
+    file: str = ""
+    row: Callable[[int], str] = "row {} (counting from 0)".format
+
+    def place(self, argument: str) -> str:
+        """Where ``argument`` was given."""
+        if not self.file:
+            return f"{self.call}: {argument}"
+        return self.file if argument == "frame" else f"--{argument.replace('_', '-')}"
+
+    def mapping(self, ours: str, theirs: str) -> str:
+        """How one says that the schema's column ``ours`` is the user's ``theirs``."""
+        return f"give --columns {ours}={theirs}" if self.file else f"pass columns={{{ours!r}: {theirs!r}}}"
+
+
 _SCALE = {"ms": 1.0, "s": 1000.0, "us": 0.001}
 
 
@@ -33,6 +60,7 @@ def from_frame(
     timestamp_unit: Literal["ms", "s", "us"] = "ms",
     stores: Path | str = "stores",
     progress: Progress | None = None,
+    caller: Caller = Caller(),
 ) -> Store:
     """Store a log of your own.
 
@@ -47,6 +75,7 @@ def from_frame(
         timestamp_unit: unit of a timestamp column of numbers; columns of type datetime need none.
         stores: folder of the stores.
         progress: called with the finished share and a line of text.
+        caller: how errors are worded.
 
     **Errors**: :class:`DataError` names column, first offending row, value and mend; :class:`ConfigError` for a bad option.
     **Warnings**: :class:`RowsAsClustersWarning` when there is neither a user nor a cluster.
@@ -59,27 +88,41 @@ def from_frame(
     [1, 0, 1]
     """
     if name in REGISTRY:
-        raise ConfigError(f"{name!r} is the name of a registered dataset", where="from_frame: name", mend="choose another name")
+        raise ConfigError(f"{name!r} is the name of a registered dataset", where=caller.place("name"), mend="choose another name")
+    raw = frame_tables(frame, columns=columns, feedback=feedback, users=users, items=items, timestamp_unit=timestamp_unit, caller=caller)
+    return save(raw, name, source=None, stores=stores, fingerprint="", progress=progress or (lambda done, text: None))
+
+
+def frame_tables(
+    frame: Any,
+    *,
+    columns: Mapping[str, str] | None = None,
+    feedback: Mapping[str, str | pl.Expr] | None = None,
+    users: Any = None,
+    items: Any = None,
+    timestamp_unit: str = "ms",
+    caller: Caller = Caller(),
+) -> RawTables:
+    """A log of one's own as validated tables; arguments and errors as for :func:`from_frame`."""
     if timestamp_unit not in _SCALE:
         raise ConfigError(
-            f"timestamp_unit={timestamp_unit!r} is not known", where="from_frame: timestamp_unit", mend="use 'ms', 's' or 'us'"
+            f"timestamp_unit={timestamp_unit!r} is not known", where=caller.place("timestamp_unit"), mend="use 'ms', 's' or 'us'"
         )
-    source = to_polars(frame, "from_frame: frame")
-    names = _mapping(columns or {}, source.columns)
+    source = to_polars(frame, caller.place("frame"))
+    names = _mapping(columns or {}, source.columns, caller)
     findings: list[Finding] = []
     log = _mapped(source, names, findings)
     if feedback:
-        log = log.with_columns(_feedback(source, feedback))
+        log = log.with_columns(_feedback(source, feedback, caller.place("feedback")))
     log = _with_user(log, source.columns, findings)
-    origin = Origin("from_frame: frame", names, {"timestamp_ms": _SCALE[timestamp_unit]} if timestamp_unit != "ms" else {})
-    log = validate_log(log, origin)
-    raw = RawTables(
-        log,
-        users=_features(users, "user_id", names, log, "users"),
-        items=_features(items, "item_id", names, log, "items"),
+    scales = {"timestamp_ms": _SCALE[timestamp_unit]} if timestamp_unit != "ms" else {}
+    origin = Origin(caller.place("frame"), names, scales, caller.row)
+    return RawTables(
+        validate_log(log, origin),
+        users=_features(users, "user_id", names, caller.place("users")),
+        items=_features(items, "item_id", names, caller.place("items")),
         findings=tuple(findings),
     )
-    return save(raw, name, source=None, stores=stores, fingerprint="", progress=progress or (lambda done, text: None))
 
 
 def to_polars(frame: Any, where: str) -> pl.DataFrame:
@@ -142,9 +185,9 @@ def _kind(value: Any) -> str | None:
     return None if missing else type(value).__name__
 
 
-def _mapping(columns: Mapping[str, str], present: list[str]) -> dict[str, str]:
+def _mapping(columns: Mapping[str, str], present: list[str], caller: Caller) -> dict[str, str]:
     """Schema name -> source column for every schema column that the frame gives."""
-    where = "from_frame: columns"
+    where = caller.place("columns")
     for ours, theirs in columns.items():
         if ours not in BY_NAME:
             raise DataError(
@@ -165,8 +208,8 @@ def _mapping(columns: Mapping[str, str], present: list[str]) -> dict[str, str]:
             example = near.split("'")[1] if near else "..."
             raise DataError(
                 f"column {name!r} is missing; there are: {', '.join(present) or 'none'}"[:400],
-                where="from_frame: frame",
-                mend=f"{near}pass columns={{{name!r}: {example!r}}}",
+                where=caller.place("frame"),
+                mend=near + caller.mapping(name, example),
             )
     return names
 
@@ -182,8 +225,7 @@ def _mapped(source: pl.DataFrame, names: Mapping[str, str], findings: list[Findi
     return source.select(*(pl.col(theirs).alias(ours) for ours, theirs in names.items()), *extra)
 
 
-def _feedback(source: pl.DataFrame, feedback: Mapping[str, str | pl.Expr]) -> list[pl.Series]:
-    where = "from_frame: feedback"
+def _feedback(source: pl.DataFrame, feedback: Mapping[str, str | pl.Expr], where: str) -> list[pl.Series]:
     out = []
     for behaviour, how in feedback.items():
         if behaviour not in BEHAVIOURS:
@@ -214,15 +256,14 @@ def _with_user(log: pl.DataFrame, present: list[str], findings: list[Finding]) -
         return log.with_columns(pl.col("cluster_id").alias("user_id"))
     near = nearest("user_id", [c for c in present if c not in BY_NAME])
     text = "the log has neither user_id nor cluster_id: every row is its own cluster; sessions, gaps and intervals by user mean little"
-    warnings.warn(f"{text}. {near}Pass columns={{'user_id': ...}} or columns={{'cluster_id': ...}}", RowsAsClustersWarning, stacklevel=3)
+    warnings.warn(f"{text}. {near}Pass columns={{'user_id': ...}} or columns={{'cluster_id': ...}}", RowsAsClustersWarning, stacklevel=4)
     findings.append(Finding("rows are their own clusters", log.height, "warning", text))
     return log.with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias("user_id"))
 
 
-def _features(table: Any, key: str, names: Mapping[str, str], log: pl.DataFrame, argument: str) -> pl.DataFrame | None:
+def _features(table: Any, key: str, names: Mapping[str, str], where: str) -> pl.DataFrame | None:
     if table is None:
         return None
-    where = f"from_frame: {argument}"
     frame = to_polars(table, where)
     source = key if key in frame.columns else names.get(key, key)
     if source not in frame.columns:

@@ -150,7 +150,7 @@ def _exposure(store: Store, log: Log, cut: Sessions) -> list[Finding]:
                 "the logging policy's probabilities are unknown: off-policy estimates stand on an estimated behaviour policy",
             )
         )
-    if store.manifest.random_rows == 0:
+    if store.manifest.random_rows == 0 and not (log.has("is_random_exposure") and log.column("is_random_exposure").any()):
         out.append(
             Finding("no random exposure", 0, "info", "no rows shown at random: there is no unbiased check of an off-policy estimate")
         )

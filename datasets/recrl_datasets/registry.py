@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from recrl.core.errors import ConfigError
-from recrl_datasets.kuairand import KUAIRAND_PURE
-from recrl_datasets.movielens import ML_100K
+from recrl_datasets.kuairand import KUAIRAND
+from recrl_datasets.movielens import MOVIELENS
+from recrl_datasets.open_bandit import OPEN_BANDIT
 from recrl_datasets.schema import nearest
 from recrl_datasets.tables import DatasetSource
 
-REGISTRY: Mapping[str, DatasetSource] = {source.name: source for source in (ML_100K, KUAIRAND_PURE)}
+REGISTRY: Mapping[str, DatasetSource] = {source.name: source for source in (*MOVIELENS, *KUAIRAND, *OPEN_BANDIT)}
 """Every registered dataset by name."""
 
 

@@ -15,11 +15,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
+import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import polars as pl
@@ -29,16 +31,22 @@ from recrl.core.config import from_dict, to_dict
 from recrl.core.errors import ConfigError, StorageError
 from recrl.core.files import read_json
 from recrl_datasets.log import AnyArray, ColumnBlock, Log
+from recrl_datasets.staging import remove_stale
 from recrl_datasets.tables import Finding
 
-FORMAT = 1
+FORMAT = 2
 """Version of the layout; a store of another one is made again."""
 _AGAIN = "prepare the dataset again"
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a store holds. ``rows`` counts the log with its duplicates; ``users`` and ``items`` also those of the random log."""
+    """What a store holds.
+
+    ``rows`` counts the log with its duplicates; ``users`` and ``items`` also those of the random log. ``separate_random`` says
+    whether rows shown at random are kept apart, also where there are none yet. ``appended`` are the fingerprints of what
+    `recrl data append` put in since.
+    """
 
     format: int
     name: str
@@ -51,6 +59,7 @@ class Manifest:
     duplicate_rows: int
     random_rows: int
     random_duplicate_rows: int
+    separate_random: bool
     first_ms: int
     last_ms: int
     content_hash: str
@@ -61,6 +70,7 @@ class Manifest:
     leaky_items: tuple[str, ...]
     findings: tuple[Finding, ...]
     files: Mapping[str, int]
+    appended: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for ``manifest.json`` and ``--json``."""
@@ -83,10 +93,19 @@ class Manifest:
 
 
 class Store:
-    """A prepared dataset, opened for reading; columns are decoded when they are first used."""
+    """A prepared dataset, opened for reading; columns are decoded when they are first used.
 
-    def __init__(self, path: Path, manifest: Manifest) -> None:
+    Its files stay open: who has a store goes on reading it when a newer one takes its place.
+
+    Args:
+        path: where the store stands.
+        manifest: what it holds.
+        folder: where its files are now, if they are about to be moved to ``path``.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest, folder: Path | None = None) -> None:
         self.path, self.manifest = path, manifest
+        self._files = _OpenFiles(path, manifest.files, folder or path)
 
     @property
     def name(self) -> str:
@@ -125,31 +144,24 @@ class Store:
 
     def scan(self) -> pl.LazyFrame:
         """The log's file as a lazy Polars scan, duplicates included (``is_duplicate``), text columns as codes."""
-        return pl.scan_parquet(self.path / "log.parquet", glob=False)
+        return self.scan_file("log.parquet")
+
+    def scan_file(self, name: str) -> pl.LazyFrame:
+        """One of the store's files (``log.parquet``, ``items.parquet``, ...) as a lazy Polars scan."""
+        with reading(self.path / name):
+            return pl.scan_parquet(self._files[name])
 
     def _table(self, name: str) -> pl.DataFrame:
-        with _reading(self.path / name):
-            return pl.read_parquet(self.path / name, glob=False)
+        with reading(self.path / name):
+            return pl.read_parquet(self._files[name])
 
     @cached_property
     def _blocks(self) -> dict[str, ColumnBlock]:
-        m = self.manifest
+        m, files = self.manifest, self._files
         return {
-            "log": ColumnBlock(m.rows, m.columns, lambda name: self._column("log.parquet", name)),
-            "random": ColumnBlock(m.random_rows, m.random_columns, lambda name: self._column("random.parquet", name)),
+            "log": ColumnBlock(m.rows, m.columns, lambda name: files.column("log.parquet", name)),
+            "random": ColumnBlock(m.random_rows, m.random_columns, lambda name: files.column("random.parquet", name)),
         }
-
-    def _column(self, file: str, name: str) -> AnyArray:
-        with _reading(self.path / file):
-            series = pl.read_parquet(self.path / file, columns=[name], glob=False)[name].rechunk()
-        rows = self.manifest.rows if file == "log.parquet" else self.manifest.random_rows
-        if series.len() != rows:
-            raise StorageError(
-                f"{file} has {series.len()} rows, not {rows}: the store was made again", where=str(self.path), mend="open it again"
-            )
-        if series.dtype == pl.Date:
-            return series.to_physical().cast(pl.Int64).to_numpy().view("datetime64[D]")
-        return series.to_numpy(allow_copy=False)
 
     def _view(self, part: str, duplicates: int, include_duplicates: bool) -> Log:
         block, m = self._blocks[part], self.manifest
@@ -175,27 +187,68 @@ class Store:
         return {name: self._table(f"categories/{name}.parquet")["text"].to_list() for name in self.manifest.categories}
 
 
+class _OpenFiles:
+    """The files of a store, open until nobody reads them any more."""
+
+    def __init__(self, path: Path, sizes: Mapping[str, int], folder: Path) -> None:
+        self._path = path
+        self._files: dict[str, BinaryIO] = {}
+        weakref.finalize(self, _close, self._files)
+        for name, size in sizes.items():
+            try:
+                self._files[name] = (folder / name).open("rb")
+                found = os.fstat(self._files[name].fileno()).st_size
+            except OSError as error:
+                what = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
+                raise StorageError(f"the store is broken: {name} {what}", where=str(path), mend=_AGAIN) from None
+            if found != size:
+                raise StorageError(f"the store is broken: {name} has {found} bytes instead of {size}", where=str(path), mend=_AGAIN)
+
+    def __getitem__(self, name: str) -> BinaryIO:
+        return self._files[name]
+
+    def column(self, file: str, name: str) -> AnyArray:
+        """One column of a file as an array."""
+        with reading(self._path / file):
+            series = pl.read_parquet(self._files[file], columns=[name])[name].rechunk()
+        if series.dtype == pl.Date:
+            return series.to_physical().cast(pl.Int64).to_numpy().view("datetime64[D]")
+        return series.to_numpy(allow_copy=False)
+
+
+def _close(files: dict[str, BinaryIO]) -> None:
+    for file in files.values():
+        file.close()
+
+
 def open_store(path: Path | str) -> Store:
     """Open a prepared store.
 
     **Errors**: :class:`StorageError` where there is none, or it is broken or half there.
     """
     folder = Path(path)
+    if not folder.exists():
+        # a process that was killed while it replaced the store left it aside
+        remove_stale(folder)
     if not (folder / "manifest.json").is_file():
         raise StorageError(
             f"no store in {folder}: manifest.json is missing",
             where=str(folder),
             mend="check the path, or make it with `recrl data prepare`",
         )
-    manifest = Manifest.read(folder / "manifest.json")
-    for name, size in manifest.files.items():
-        try:
-            found = (folder / name).stat().st_size
-        except OSError:
-            raise StorageError(f"the store is broken: {name} is missing", where=str(folder), mend=_AGAIN) from None
-        if found != size:
-            raise StorageError(f"the store is broken: {name} has {found} bytes instead of {size}", where=str(folder), mend=_AGAIN)
-    return Store(folder, manifest)
+    seen = _identity(folder)
+    try:
+        store = Store(folder, Manifest.read(folder / "manifest.json"))
+    except StorageError:
+        if seen == _identity(folder):
+            raise
+        return open_store(path)
+    # where another store took its place in between, manifest and files may be of two
+    return store if seen == _identity(folder) else open_store(path)
+
+
+def _identity(folder: Path) -> int | None:
+    return folder.stat().st_ino if folder.exists() else None
 
 
 def _stable_keys(ids: pl.Series) -> NDArray[np.int64]:
@@ -207,7 +260,11 @@ def _stable_keys(ids: pl.Series) -> NDArray[np.int64]:
 
 
 @contextlib.contextmanager
-def _reading(path: Path) -> Iterator[None]:
+def reading(path: Path) -> Iterator[None]:
+    """Failures to read a file of a store as errors that say so.
+
+    **Errors**: :class:`StorageError`.
+    """
     try:
         yield
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, RuntimeError, ValueError) as error:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import polars as pl
+
+PieceReader: TypeAlias = Callable[[], Iterator[pl.DataFrame]]
+"""Reads a table in pieces that follow one another and have the same columns; called once."""
+LogReader: TypeAlias = PieceReader
+"""Reads validated rows of a log in pieces, in the order of the source: logs beyond memory are handed over like this."""
 
 
 @dataclass(frozen=True)
@@ -25,19 +30,20 @@ class RawTables:
     """Validated tables of one dataset, before rows are sorted and ids are indexed.
 
     Attributes:
-        log: rows in schema names and canonical types; other columns are extra columns.
-        random: rows shown at random, kept apart; ``None`` where there are none.
-        users: features by ``user_id``, or ``None``.
-        items: features by ``item_id``, or ``None``.
-        findings: what the loader noticed.
+        log: rows in schema names and canonical types, or a reader of them; other columns are extra columns. Where the types of
+            a column differ from piece to piece, the type that holds both is kept (whole numbers of different width, say).
+        separate_random: whether rows with ``is_random_exposure = 1`` are kept apart from the log.
+        users: features by ``user_id``; readers of one or more tables that are joined by ``user_id``; or ``None``.
+        items: features by ``item_id``, likewise.
+        findings: what the loader noticed; readers may add to the list until they have ended.
         leaky_items: item columns that average over the log's own time and must not predict it.
     """
 
-    log: pl.DataFrame
-    random: pl.DataFrame | None = None
-    users: pl.DataFrame | None = None
-    items: pl.DataFrame | None = None
-    findings: tuple[Finding, ...] = ()
+    log: pl.DataFrame | LogReader
+    separate_random: bool = False
+    users: pl.DataFrame | Sequence[PieceReader] | None = None
+    items: pl.DataFrame | Sequence[PieceReader] | None = None
+    findings: Sequence[Finding] = ()
     leaky_items: tuple[str, ...] = ()
 
 

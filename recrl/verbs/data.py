@@ -1,7 +1,9 @@
-"""``recrl data list | prepare | describe``."""
+"""``recrl data list | download | describe``."""
 
 from __future__ import annotations
 
+import shlex
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +15,8 @@ from recrl.console import Talk
 from recrl.core.errors import RecrlError
 from recrl.core.runs import RunFolder
 from recrl.pipeline.data import DataOptions, SessionRule, load_store, session_rule_of
+from recrl.verbs.prepare import show_store
+from recrl_datasets.transfer import megabytes
 
 
 @dataclass(frozen=True)
@@ -27,20 +31,26 @@ class ListOptions:
 
 
 @dataclass(frozen=True)
-class PrepareOptions:
-    """Official files to a store.
+class DownloadOptions:
+    """A dataset from its owners.
 
     Attributes:
         data: name of a dataset, see `recrl data list`.
-        root: folder of the dataset's official files, where it needs one.
+        to: where the dataset's folder is made.
+        yes: you have read the licence and keep to it; needed where it restricts use and no terminal is there to ask.
+        source: another address (a mirror), or the archive on this machine.
+        keep_archive: leave the archive beside the folder.
+        prepare: prepare the store at once.
         stores: where prepared stores live.
-        force: prepare again although an up-to-date store is there.
     """
 
     data: Annotated[str, tyro.conf.Positional]
-    root: Path | None = None
+    to: Path = Path("downloads")
+    yes: Annotated[bool, tyro.conf.arg(aliases=("--accept-licence",))] = False
+    source: str | None = None
+    keep_archive: bool = False
+    prepare: bool = False
     stores: Path = Path("stores")
-    force: bool = False
 
 
 @dataclass(frozen=True)
@@ -67,7 +77,14 @@ class DescribeOptions:
 def list_datasets(options: ListOptions, talk: Talk) -> None:
     """Print what can be prepared and what is."""
     sources: list[dict[str, Any]] = [
-        {"name": s.name, "title": s.title, "licence": s.licence, "needs_root": s.needs_root, "prepared": (options.stores / s.name).is_dir()}
+        {
+            "name": s.name,
+            "title": s.title,
+            "licence": s.licence,
+            "needs_root": s.needs_root,
+            "download_bytes": rd.find_published(s.name).size,
+            "prepared": (options.stores / s.name).is_dir(),
+        }
         for s in rd.REGISTRY.values()
     ]
     stores: list[dict[str, Any]] = []
@@ -77,9 +94,8 @@ def list_datasets(options: ListOptions, talk: Talk) -> None:
             stores.append({"name": path.parent.name, "rows": manifest.rows, "users": manifest.users, "items": manifest.items})
         except RecrlError as error:
             stores.append({"name": path.parent.name, "error": str(error)})
-    talk.table(
-        "Datasets", ["name", "title", "needs --root"], [[s["name"], s["title"], "yes" if s["needs_root"] else "no"] for s in sources]
-    )
+    shown = [[s["name"], s["title"], "yes" if s["needs_root"] else "no", megabytes(s["download_bytes"])] for s in sources]
+    talk.table("Datasets", ["name", "title", "needs --root", "download"], shown)
     if stores:
         columns = ("rows", "users", "items")
         talk.table(f"Stores in {options.stores}", ["name", *columns], [[s["name"], *(f"{s.get(c, '-')}" for c in columns)] for s in stores])
@@ -88,19 +104,44 @@ def list_datasets(options: ListOptions, talk: Talk) -> None:
     talk.result({"datasets": sources, "stores": stores})
 
 
-def prepare_dataset(options: PrepareOptions, talk: Talk) -> None:
-    """Prepare a store and print its counts."""
-    store = rd.prepare(options.data, root=options.root, stores=options.stores, force=options.force, progress=talk.progress("prepare"))
-    talk.close()
-    m = store.manifest
-    counts = {name: getattr(m, name) for name in ("rows", "users", "items", "duplicate_rows", "random_rows", "content_hash")}
-    talk.table(
-        m.title, ["", ""], [[name.replace("_", " "), f"{value:,}" if isinstance(value, int) else value] for name, value in counts.items()]
+def download_dataset(options: DownloadOptions, talk: Talk) -> None:
+    """Fetch a dataset from its owners, after showing their terms, and say how it is prepared."""
+    published = rd.find_published(options.data)
+    if rd.present(options.data, options.to) is None:
+        size = f"{megabytes(published.size)}, about {megabytes(published.unpacked)} unpacked"
+        facts = {"address": published.address, "size": size, "licence": published.licence, "terms": published.terms}
+        talk.table(options.data, ["", ""], [[name, text] for name, text in facts.items()])
+    done = rd.download(
+        options.data,
+        options.to,
+        accept_licence=options.yes or _consents(published, options, talk),
+        source=options.source,
+        keep_archive=options.keep_archive,
+        progress=talk.progress("download"),
     )
-    for finding in m.findings:
-        talk.say(f"{finding.severity}: {finding.check}: {finding.note} ({finding.count:,})")
-    talk.say(f"store: {store.path}")
-    talk.result({"name": m.name, "path": str(store.path), **counts, "findings": [vars(f) for f in m.findings]})
+    talk.close()
+    talk.say(f"{'fetched' if done.fetched else 'already there'}: {done.folder} (checked against {done.checked})")
+    for note in done.notes:
+        talk.say(f"note: {note}")
+    result = {"name": options.data, "folder": str(done.folder), "fetched": done.fetched, "checked": done.checked, "notes": list(done.notes)}
+    if options.prepare:
+        store = rd.prepare(options.data, root=done.folder, stores=options.stores, progress=talk.progress("prepare"))
+        talk.result({**result, "prepared": show_store(store, talk)})
+        return
+    following = f"recrl data prepare {options.data} --root {shlex.quote(str(done.folder))}"
+    talk.say(f"next: {following}")
+    talk.result({**result, "next": following})
+
+
+def _consents(published: rd.Published, options: DownloadOptions, talk: Talk) -> bool:
+    """Ask at a terminal; elsewhere nobody consents."""
+    if not published.asks or rd.present(options.data, options.to) or talk.as_json or not sys.stdin.isatty():
+        return False
+    try:
+        answer = input(f"Have you read the terms at {published.terms}, and do you keep to them? [y/N] ")
+    except EOFError:
+        return False
+    return answer.strip().lower() in ("y", "yes")
 
 
 def describe_dataset(options: DescribeOptions, talk: Talk) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 import recrl_datasets as rd
 from recrl_datasets.log import Log
+from tests.data.hosting import Host, Publish, publishing, serving
 
 KUAIRAND_HEADER = (
     "user_id,video_id,date,hourmin,time_ms,is_click,is_like,is_follow,is_comment,is_forward,is_hate,long_view,"
@@ -44,12 +45,14 @@ MOVIELENS = {
 
 @pytest.fixture
 def kuairand_folder(tmp_path: Path) -> Callable[..., Path]:
-    """Writes a small KuaiRand-Pure folder; keyword ``files`` replaces or adds files of ``data/`` (text or bytes)."""
+    """Writes a small folder of a KuaiRand version; keyword ``files`` replaces or adds files of ``data/`` (text or bytes)."""
 
-    def write(*, files: dict[str, str | bytes] | None = None) -> Path:
-        root = tmp_path / "KuaiRand-Pure"
+    def write(*, files: dict[str, str | bytes] | None = None, version: str = "pure") -> Path:
+        root = tmp_path / f"KuaiRand-{version}"
         (root / "data").mkdir(parents=True, exist_ok=True)
-        content: dict[str, str | bytes] = {STANDARD_LOG: "\n".join((KUAIRAND_HEADER, *KUAIRAND_ROWS)) + "\n"}
+        ends = ("_27k_part1", "_27k_part2") if version == "27k" else (f"_{version}",)
+        parts = {STANDARD_LOG.replace("_pure", end): KUAIRAND_ROWS[k :: len(ends)] for k, end in enumerate(ends)}
+        content: dict[str, str | bytes] = {name: "\n".join((KUAIRAND_HEADER, *rows)) + "\n" for name, rows in parts.items()}
         for name, text in {**content, **(files or {})}.items():
             (root / "data" / name).write_bytes(text.encode() if isinstance(text, str) else text)
         return root
@@ -81,6 +84,19 @@ def ml_100k(tmp_path_factory: pytest.TempPathFactory) -> rd.Store:
 def kuairand(kuairand_root: Path, tmp_path_factory: pytest.TempPathFactory) -> rd.Store:
     """The real KuaiRand-Pure rows, prepared once."""
     return rd.prepare("kuairand-pure", kuairand_root, stores=tmp_path_factory.mktemp("stores"))
+
+
+@pytest.fixture
+def host() -> Iterator[Host]:
+    """A server on loopback."""
+    with serving() as host:
+        yield host
+
+
+@pytest.fixture
+def publish(host: Host, monkeypatch: pytest.MonkeyPatch) -> Publish:
+    """Puts an archive on the server as the dataset ``toy``."""
+    return publishing(host, monkeypatch)
 
 
 @pytest.fixture

@@ -5,12 +5,15 @@ from __future__ import annotations
 import errno
 import gzip
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import recrl_datasets as rd
 from recrl.core.errors import ConfigError, DataError, MissingDependencyError, RecrlError, StorageError
+from recrl_datasets.reading import read_text_pieces
 
 LOG = "log_standard_4_22_to_5_08_pure.csv"
 HEADER = (
@@ -205,15 +208,29 @@ FAILURES: dict[str, tuple[str | bytes, type[RecrlError], str, str, str]] = {
 }
 
 
+VERSIONS = {"pure": LOG, "1k": LOG.replace("_pure", "_1k"), "27k": LOG.replace("_pure", "_27k_part2")}
+
+
+@pytest.fixture(params=VERSIONS)
+def version(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A version of KuaiRand; 27K is read in pieces of one line."""
+    if request.param == "27k":
+        monkeypatch.setattr("recrl_datasets.kuairand.read_text_pieces", partial(read_text_pieces, piece_bytes=1))
+    return str(request.param)
+
+
 @pytest.mark.parametrize("case", FAILURES)
-def test_bad_log_gives_its_exact_message_and_leaves_nothing(case: str, kuairand_folder: Callable[..., Path], tmp_path: Path) -> None:
+def test_bad_log_gives_its_exact_message_and_leaves_nothing(
+    case: str, version: str, kuairand_folder: Callable[..., Path], tmp_path: Path
+) -> None:
     content, kind, what, where, mend = FAILURES[case]
-    root = kuairand_folder(files={LOG: content})
+    root = kuairand_folder(files={VERSIONS[version]: content}, version=version)
     with pytest.raises(kind) as caught:
-        rd.prepare("kuairand-pure", root, stores=tmp_path / "stores")
+        rd.prepare(f"kuairand-{version}", root, stores=tmp_path / "stores")
     error = caught.value
-    assert error.what.split(";")[0] == what
-    assert error.where == f"{root / 'data' / LOG}{where}"
+    # rows like the one that is named are counted in its piece
+    assert error.what.split(";")[0] == (what if version != "27k" else what.replace(" (1 more rows like it)", ""))
+    assert error.where == f"{root / 'data' / VERSIONS[version]}{where}"
     assert error.mend == mend
     assert not (tmp_path / "stores").exists()
 
@@ -229,10 +246,12 @@ HARMLESS: dict[str, str | bytes] = {
 
 
 @pytest.mark.parametrize("case", HARMLESS)
-def test_harmless_deviations_are_read(case: str, kuairand_folder: Callable[..., Path], tmp_path: Path) -> None:
-    plain = rd.prepare("kuairand-pure", kuairand_folder(files={LOG: table(row(), row(user_id="9"))}), stores=tmp_path / "plain")
-    store = rd.prepare("kuairand-pure", kuairand_folder(files={LOG: HARMLESS[case]}), stores=tmp_path / "stores")
-    assert store.manifest.rows == 2
+def test_harmless_deviations_are_read(case: str, version: str, kuairand_folder: Callable[..., Path], tmp_path: Path) -> None:
+    name, file = f"kuairand-{version}", VERSIONS[version]
+    good = kuairand_folder(files={file: table(row(), row(user_id="9"))}, version=version)
+    plain = rd.prepare(name, good, stores=tmp_path / "plain")
+    store = rd.prepare(name, kuairand_folder(files={file: HARMLESS[case]}, version=version), stores=tmp_path / "stores")
+    assert store.manifest.rows == plain.manifest.rows
     assert store.content_hash == plain.content_hash
 
 
@@ -279,7 +298,7 @@ def test_root_is_needed_and_names_are_known(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         rd.prepare("kuairand", tmp_path, stores=tmp_path)
     assert caught.value.what == "there is no dataset 'kuairand'"
-    assert caught.value.mend == "did you mean 'kuairand-pure'? there are: ml-100k, kuairand-pure"
+    assert caught.value.mend.startswith("did you mean 'kuairand-1k'? there are: ml-100k, ")
 
 
 def test_movielens_without_recbole_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -348,14 +367,17 @@ def test_repeated_and_unknown_feature_rows(kuairand_folder: Callable[..., Path],
     assert not (tmp_path / "b").exists()
 
 
-@pytest.mark.parametrize("step", ["open", "read_bytes"])
-def test_unreadable_file(step: str, kuairand_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("opened", [0, 1], ids=["while looking at the files", "while reading"])
+def test_unreadable_file(opened: int, kuairand_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = kuairand_folder()
+    path_open, calls = Path.open, iter(range(9))
 
-    def refuse(path: Path, *arguments: object) -> None:
+    def refuse(path: Path, *arguments: Any, **options: Any) -> Any:
+        if next(calls) < opened:
+            return path_open(path, *arguments, **options)
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(Path, step, refuse)
+    monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(StorageError) as caught:
         rd.prepare("kuairand-pure", root, stores=tmp_path / "stores")
     assert caught.value.what == f"cannot read {LOG}: Permission denied"
