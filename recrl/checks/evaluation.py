@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
 from offline_eval import value as value_of
 from recrl.checks.clauses import Clauses, copied, same
 from recrl.core.contracts import ActionSpec, Estimator, LoggedFeedback, World
+from recrl.core.ragged import Offsets
 from recrl.core.streams import Purpose, Streams
 from recrl.core.torch.streams import TensorStreams
 from recrl_datasets import Store, sessions
@@ -74,6 +77,7 @@ def check_estimator(estimator: Estimator) -> None:
         cluster=np.arange(n) // 3,
         target_value=draw[:, 3],
         logged_value=draw[:, 4],
+        trajectory=Offsets.from_lengths(np.ones(n, dtype=np.int64)),
     )
     parts = estimator.contributions(feedback)
     clause.require(
@@ -82,35 +86,24 @@ def check_estimator(estimator: Estimator) -> None:
     )
     clause.require(
         parts.numerators.shape[1] == n and parts.cluster.shape == (n,) and parts.weights.shape == (n,),
-        "contributions have one column a row",
+        "contributions have one column a row (of trajectories of one row: one a trajectory)",
     )
     whole = value_of(parts)
     clause.require(np.isfinite(whole), "the value of usable feedback is finite")
     order = streams.permutation(n, 1, Purpose.BOOTSTRAP)
-    fields = {
-        name: getattr(feedback, name)[order]
-        for name in ("reward", "target_log_prob", "behaviour_log_prob", "cluster", "target_value", "logged_value")
-    }
-    clause.require(abs(value_of(estimator.contributions(LoggedFeedback(**fields))) - whole) < 1e-9, "the order of rows does not matter")
-    same_policy = LoggedFeedback(
-        feedback.reward,
-        feedback.behaviour_log_prob,
-        feedback.behaviour_log_prob,
-        feedback.cluster,
-        feedback.logged_value,
-        feedback.logged_value,
-    )
-    on_policy = value_of(estimator.contributions(same_policy))
-    clause.require(abs(on_policy - float(feedback.reward.mean())) < 1e-9, "for the logging policy itself the value is the log's mean")
+    arrays = ("reward", "target_log_prob", "behaviour_log_prob", "cluster", "target_value", "logged_value")
+    shuffled = replace(feedback, **{name: getattr(feedback, name)[order] for name in arrays})
+    clause.require(abs(value_of(estimator.contributions(shuffled)) - whole) < 1e-9, "the order of rows does not matter")
+    mean = float(feedback.reward.mean())
+    on_policy = replace(feedback, target_log_prob=feedback.behaviour_log_prob)
+    known = value_of(estimator.contributions(replace(on_policy, target_value=feedback.reward, logged_value=feedback.reward)))
+    clause.require(abs(known - mean) < 1e-9, "for the logging policy itself, all rewards foreseen, the value is the log's mean")
+    louder = value_of(estimator.contributions(replace(feedback, reward=feedback.reward + 1.0)))
+    if louder != whole:  # a direct method looks at predictions only
+        guessed = value_of(estimator.contributions(replace(on_policy, target_value=feedback.logged_value)))
+        clause.require(abs(guessed - mean) < 1e-9, "for the logging policy itself the value is the log's mean, whatever was predicted")
     target_value, logged_value = 2 * draw[:, 3], 2 * draw[:, 4]
-    doubled = LoggedFeedback(
-        2 * feedback.reward,
-        feedback.target_log_prob,
-        feedback.behaviour_log_prob,
-        feedback.cluster,
-        target_value,
-        logged_value,
-    )
+    doubled = replace(feedback, reward=2 * feedback.reward, target_value=target_value, logged_value=logged_value)
     clause.require(abs(value_of(estimator.contributions(doubled)) - 2 * whole) < 1e-9, "the value scales with the reward")
 
 

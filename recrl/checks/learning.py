@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from recrl.checks.clauses import Clauses, copied, same
+from recrl.checks.laws import check_law
 from recrl.core.contracts import Algorithm, Observation, Policy, Sampler, Transitions
+from recrl.core.ragged import Offsets
 from recrl.core.torch.streams import TensorStreams
 from recrl.policies import load_policy
 
@@ -34,7 +38,12 @@ def check_policy(policy: Policy, observation: Observation) -> None:
     if spec.kind == "slate":
         ordered = value.sort(dim=1).values
         clause.require((ordered[:, 1:] != ordered[:, :-1]).all(), "a slate repeats no item")
-    _check_log_prob(clause, policy, observation)
+    log_prob = policy.log_prob(observation, value).detach()
+    clause.require(tuple(log_prob.shape) == (size,), "log_prob has shape (B,)")
+    clause.require(torch.isfinite(log_prob).all(), "a drawn action has a finite log_prob")
+    clause.require(spec.is_vector or (log_prob <= 1e-6).all(), "a probability is at most 1")
+    clause.require(action.log_prob is None or same(action.log_prob, log_prob, 1e-4), "act and log_prob agree")
+    check_law(clause, policy, observation)
     again = policy.act(observation, TensorStreams(5), step=3)
     clause.require(same(again.value, value), "equal streams and step give equal actions")
     draws = [policy.act(observation, streams, step=k).value for k in range(16)]
@@ -45,6 +54,12 @@ def check_policy(policy: Policy, observation: Observation) -> None:
     )
     half = policy.act(observation[: size // 2], streams, step=3).value
     clause.require(same(half, value[: size // 2], 1e-5), "a user's action does not depend on who else is in the batch")
+    if observation.user is not None:
+        mixed = torch.tensor([size - 1, 0, 0], device=value.device)
+        clause.require(
+            same(policy.act(observation[mixed], streams, step=3).value, value[mixed], 1e-5),
+            "a user's action depends on its id and the step, not on its place in the batch",
+        )
     with tempfile.TemporaryDirectory() as folder:
         policy.save(Path(folder))
         loaded = load_policy(Path(folder))
@@ -52,45 +67,41 @@ def check_policy(policy: Policy, observation: Observation) -> None:
     clause.require(same(loaded.log_prob(observation, value), policy.log_prob(observation, value)), "a loaded policy has the same log_prob")
 
 
-def _check_log_prob(clause: Clauses, policy: Policy, observation: Observation) -> None:
-    spec = policy.action_spec
-    action = policy.act(observation, TensorStreams(5), step=3)
-    log_prob = policy.log_prob(observation, action.value).detach()
-    clause.require(tuple(log_prob.shape) == (len(observation),), "log_prob has shape (B,)")
-    clause.require(torch.isfinite(log_prob).all(), "a drawn action has a finite log_prob")
-    if not spec.is_vector:
-        clause.require((log_prob <= 1e-6).all(), "a probability is at most 1")
-    if action.log_prob is not None:
-        # a clipped vector's density is stated before clipping
-        inner = (
-            ((action.value > spec.low) & (action.value < spec.high)).all(-1)
-            if spec.is_vector
-            else torch.ones_like(log_prob, dtype=torch.bool)
-        )
-        clause.require(same(action.log_prob[inner], log_prob[inner], 1e-4), "act and log_prob agree")
-    if spec.kind == "item" and spec.candidates == "catalogue":
-        total = (
-            torch.stack([policy.log_prob(observation, torch.full((len(observation),), i)) for i in range(spec.choices or 0)]).exp().sum(0)
-        )
-        clause.require(same(total, torch.ones_like(total), 1e-3), "probabilities of all items add up to 1")
-
-
 def check_sampler(sampler: Sampler, size: int = 8) -> None:
-    """The Sampler contract.
+    """The Sampler contract; the size of a batch counts its transitions, or its segments where it has any.
 
     **Errors**: ``ContractError`` that names the broken clause.
     """
     clause = Clauses("Sampler", sampler)
     clause.require(isinstance(sampler, Sampler), "it has sample, update_priorities, state_dict and load_state_dict")
     batch = sampler.sample(size, 1)
-    clause.require(len(batch) == size, "a batch has the size asked for")
+    clause.require((len(batch) if batch.segments is None else batch.segments.count) == size, "a batch has the size asked for")
+    if batch.segments is not None:
+        _check_segments(clause, batch, batch.segments)
     clause.require(batch.index is not None, "a batch tells where its rows are from")
     clause.require(same(sampler.sample(size, 1).index, batch.index), "equal steps give equal batches")
     clause.require(any(not same(sampler.sample(size, k).index, batch.index) for k in range(2, 12)), "other steps give other batches")
     before = sampler.state_dict()
-    sampler.update_priorities(batch.index, torch.ones(size))
+    sampler.update_priorities(batch.index, torch.ones(len(batch)))
     sampler.load_state_dict(before)
     clause.require(same(sampler.sample(size, 1).index, batch.index), "a restored sampler draws the same batches")
+
+
+def _check_segments(clause: Clauses, batch: Transitions, segments: Offsets) -> None:
+    clause.require(segments.total == len(batch), "segments cover the batch")
+    clause.require((segments.lengths > 0).all(), "no segment is empty")
+    follows = torch.from_numpy(np.flatnonzero(segments.positions() > 0)).to(batch.reward.device)
+    if batch.cluster is not None:
+        clause.require((batch.cluster[follows] == batch.cluster[follows - 1]).all(), "a segment holds rows of one user")
+    # rows of one request share their state and the next one
+    now, before, after = batch.observation[follows], batch.observation[follows - 1], batch.next_observation[follows - 1]
+    clause.require((_equal_rows(now, after) | _equal_rows(now, before)).all(), "a row goes on where the row before it ended")
+    clause.require(not (batch.terminated | batch.truncated)[follows - 1].any(), "no segment goes on after its end")
+
+
+def _equal_rows(a: Observation, b: Observation) -> torch.Tensor:
+    pairs = [(getattr(a, f.name), getattr(b, f.name)) for f in fields(Observation)]
+    return torch.stack([(x == y).flatten(1).all(1) if x.ndim > 1 else x == y for x, y in pairs if x is not None and y is not None]).all(0)
 
 
 def check_algorithm(build: Callable[[int], Algorithm], batch: Transitions) -> None:
@@ -125,6 +136,6 @@ def check_algorithm(build: Callable[[int], Algorithm], batch: Transitions) -> No
     fresh = build(0)
     clause.require(same(rebuilt.state_dict(), fresh.state_dict()), "equal seeds build equal learners")
     clause.require(not same(build(2).state_dict(), fresh.state_dict()), "another seed builds another learner")
-    for policy in (learner.policy(), learner.collect_policy()):
+    for policy in {id(policy): policy for policy in (learner.policy(), learner.collect_policy())}.values():
         clause.require(policy.action_spec == learner.action_spec, "its policies have its action spec")
         check_policy(policy, batch.observation)

@@ -6,11 +6,19 @@ from pathlib import Path
 
 from recrl.core.contracts import Policy
 from recrl.core.errors import CheckpointError
+from recrl.policies.discrete import DiscretePolicy
+from recrl.policies.gaussian import GaussianPolicy
 from recrl.policies.items import ItemPolicy
 from recrl.policies.storage import read_policy
+from recrl.policies.two_stage import TwoStagePolicy
 from recrl.policies.vector import VectorPolicy
 
-REGISTRY: dict[str, type[ItemPolicy] | type[VectorPolicy]] = {ItemPolicy.kind: ItemPolicy, VectorPolicy.kind: VectorPolicy}
+AnyPolicy = ItemPolicy | DiscretePolicy | VectorPolicy | GaussianPolicy
+"""The policies that learners give."""
+
+REGISTRY: dict[str, type[AnyPolicy]] = {
+    policy.kind: policy for policy in (ItemPolicy, TwoStagePolicy, DiscretePolicy, VectorPolicy, GaussianPolicy)
+}
 """Policies by the ``kind`` in their ``policy.json``."""
 
 

@@ -1,8 +1,13 @@
-"""State encoders: an Observation becomes one vector a user."""
+"""State encoders: an Observation becomes one vector a user.
+
+Four kinds: ``flat`` features as they are, ``history`` pooled without learning, ``gru`` and ``transformer``
+(:mod:`recrl.policies.sequence_encoders`). Each is a module with ``width`` and ``forward(observation) -> (B, width)``.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -11,9 +16,8 @@ from torch import Tensor, nn
 from recrl.core.behaviours import BEHAVIOURS
 from recrl.core.contracts import Observation
 from recrl.core.errors import ConfigError
-
-CLOCK_SIZE = 4
-"""Columns of ``Observation.clock``."""
+from recrl.policies.history import SITUATION_SIZE, ItemTable, behaviours, newest, situation
+from recrl.policies.sequence_encoders import GRUEncoder, TransformerEncoder
 
 _POOLED = (BEHAVIOURS.index("long_view"), BEHAVIOURS.index("like"))
 
@@ -23,17 +27,25 @@ class EncoderConfig:
     """How a state is encoded.
 
     Attributes:
-        kind: ``history`` pools the vectors of recently shown items by what the user did with them; ``flat`` takes
-            ``Observation.features`` as they are (control tasks, generic environments).
+        kind: ``history`` pools the vectors of recently shown items by what the user did with them; ``gru`` and ``transformer`` learn to
+            read them in their order; ``flat`` takes ``Observation.features`` as they are (control tasks, generic environments).
         history: how many recent items are read.
-        recency: weight of an item ``k`` places back is ``recency ** k``.
+        recency: weight of an item ``k`` places back is ``recency ** k`` (``history`` only).
         features: width of ``Observation.features`` (``flat`` only).
+        width: of the learned state (``gru`` and ``transformer``).
+        layers: stacked layers (``gru`` and ``transformer``).
+        heads: attention heads (``transformer`` only).
+        learned_items: learn a vector an item beside the given one (``gru`` and ``transformer``).
     """
 
-    kind: Literal["history", "flat"] = "history"
+    kind: Literal["history", "flat", "gru", "transformer"] = "history"
     history: int = 20
     recency: float = 0.9
     features: int = 0
+    width: int = 64
+    layers: int = 2
+    heads: int = 4
+    learned_items: bool = False
 
     def __post_init__(self) -> None:
         if self.kind == "flat" and self.features < 1:
@@ -46,6 +58,12 @@ class EncoderConfig:
                 where="encoder",
                 mend="history >= 1 and 0 < recency <= 1",
             )
+        if min(self.width, self.layers, self.heads) < 1 or (self.kind == "transformer" and self.width % self.heads):
+            raise ConfigError(
+                f"width={self.width}, layers={self.layers}, heads={self.heads} do not fit",
+                where="encoder",
+                mend="give positive numbers, and a width that the heads divide",
+            )
 
 
 class FlatEncoder(nn.Module):
@@ -56,8 +74,17 @@ class FlatEncoder(nn.Module):
         self.width = width
 
     def forward(self, observation: Observation) -> Tensor:
-        """Features as they are."""
-        features: Tensor = observation.features
+        """Features as they are.
+
+        **Errors**: :class:`ConfigError` for an observation without features, or with others than it was built for.
+        """
+        features: Tensor | None = observation.features
+        if features is None or features.shape[1] != self.width:
+            raise ConfigError(
+                f"the observation holds {'no' if features is None else features.shape[1]} features, not {self.width}",
+                where="encoder.kind",
+                mend="use kind='history', 'gru' or 'transformer' on logs, and the number of features that the task has",
+            )
         return features
 
 
@@ -70,52 +97,43 @@ class HistoryEncoder(nn.Module):
     **Shapes**: history (B, H) with vectors (n_items, d) -> (B, 3 d + 7 + 1 + 4).
     """
 
-    vectors: Tensor
     decay: Tensor
 
     def __init__(self, item_vectors: Tensor, history: int, recency: float) -> None:
         super().__init__()
-        # unit mean square, so that no part of the state drowns another
-        item_vectors = item_vectors / item_vectors.square().mean().sqrt().clamp_min(1e-6)
-        padding = item_vectors.new_zeros(1, item_vectors.shape[1])
-        # row 0 is the padding (and any unknown item): indices are shifted by one
-        self.register_buffer("vectors", torch.cat([padding, item_vectors]), persistent=False)
+        self.table = ItemTable(item_vectors)
         self.register_buffer("decay", recency ** torch.arange(history - 1, -1, -1, dtype=torch.float32), persistent=False)
         self.history = history
-        self.width = 3 * item_vectors.shape[1] + len(BEHAVIOURS) + 1 + CLOCK_SIZE
+        self.width = 3 * self.table.size + len(BEHAVIOURS) + SITUATION_SIZE
 
     def forward(self, observation: Observation) -> Tensor:
         """Encode a batch."""
-        items, bits = observation.history_items[:, -self.history :], observation.history_feedback[:, -self.history :]  # (B, H)
-        if items.shape[1] < self.history:
-            short = self.history - items.shape[1]
-            items = nn.functional.pad(items, (short, 0), value=-1)
-            bits = nn.functional.pad(bits, (short, 0))
-        known = (items >= 0) & (items < self.vectors.shape[0] - 1)
-        shown = self.vectors[torch.where(known, items + 1, 0)]  # (B, H, d)
-        weight = self.decay * (items >= 0)  # (B, H)
-        happened = torch.stack([(bits >> k) & 1 for k in range(len(BEHAVIOURS))], dim=1).to(shown.dtype)  # (B, 7, H)
-        weighted = happened * weight.unsqueeze(1)
-        pools = torch.stack([weight, *(weighted[:, k] for k in _POOLED)], dim=1)  # (B, 3, H)
+        items, bits = newest(observation, self.history)  # (B, L)
+        shown = self.table(items)  # (B, L, d)
+        weight = self.decay[self.history - items.shape[1] :] * (items >= 0)  # (B, L)
+        weighted = behaviours(bits).transpose(1, 2) * weight.unsqueeze(1)  # (B, 7, L)
+        pools = torch.stack([weight, *(weighted[:, k] for k in _POOLED)], dim=1)  # (B, 3, L)
         total = pools.sum(-1, keepdim=True)
         means = torch.bmm(pools, shown) / total.clamp_min(1e-6)  # (B, 3, d)
         rates = weighted.sum(-1) / weight.sum(-1, keepdim=True).clamp_min(1e-6)  # (B, 7)
-        length = (items >= 0).sum(-1, keepdim=True).to(shown.dtype) / self.history
-        gap, position, number, hour = observation.clock.to(shown.dtype).unbind(1)
-        clock = torch.stack([gap, torch.log1p(position), number, hour], dim=1)
-        return torch.cat([means.flatten(1), rates, length, clock], dim=1)
+        return torch.cat([means.flatten(1), rates, situation(observation, items, self.history)], dim=1)
 
 
-Encoder = FlatEncoder | HistoryEncoder
+Encoder = FlatEncoder | HistoryEncoder | GRUEncoder | TransformerEncoder
 
 
 def build_encoder(config: EncoderConfig, item_vectors: Tensor | None) -> Encoder:
-    """The encoder that ``config`` asks for.
+    """The encoder that ``config`` asks for; :func:`recrl.policies.networks.initialise` fills its parameters.
 
-    **Errors**: :class:`ConfigError` when a history encoder is given no item vectors.
+    **Errors**: :class:`ConfigError` when an encoder of histories is given no item vectors.
     """
     if config.kind == "flat":
         return FlatEncoder(config.features)
     if item_vectors is None:
-        raise ConfigError("a history encoder needs item vectors", where="encoder.kind", mend="pass a catalogue, or choose kind='flat'")
-    return HistoryEncoder(item_vectors, config.history, config.recency)
+        raise ConfigError(
+            f"a {config.kind} encoder needs item vectors", where="encoder.kind", mend="pass a catalogue, or choose kind='flat'"
+        )
+    if config.kind == "history":
+        return HistoryEncoder(item_vectors, config.history, config.recency)
+    sequence = GRUEncoder if config.kind == "gru" else partial(TransformerEncoder, heads=config.heads)
+    return sequence(item_vectors, history=config.history, width=config.width, layers=config.layers, learned_items=config.learned_items)

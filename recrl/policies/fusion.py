@@ -8,14 +8,13 @@ for a follow, whose rates differ by three orders of magnitude; means and spreads
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from recrl.core.behaviours import BEHAVIOURS
-from recrl.policies.vector import VectorPolicy
+from recrl.policies.gaussian import AnyVectorPolicy, load_vector_policy, vector_policy_config
 from simulators.response import LatentResponse
 
 _TABLES = ("users", "items", "intercepts", "loadings", "off_click")
@@ -79,7 +78,7 @@ class FusionScores(nn.Module):
 
     kind = "fusion"
 
-    def __init__(self, query: VectorPolicy, predictions: PredictedBehaviours) -> None:
+    def __init__(self, query: AnyVectorPolicy, predictions: PredictedBehaviours) -> None:
         super().__init__()
         self.query, self.predictions = query, predictions
 
@@ -90,16 +89,16 @@ class FusionScores(nn.Module):
 
     def forward(self, observation: Any, candidates: Tensor | None) -> Tensor:
         """Scores (B, C) of ``candidates`` (B, C), or of the whole catalogue."""
-        weights = self.query.actor(observation)
+        weights = self.query.centre(observation)
         return (self.predictions(observation.user, candidates) * weights.unsqueeze(1)).sum(-1)
 
     def config(self) -> dict[str, Any]:
         """What :meth:`load` needs besides the tensors."""
-        return {"action_spec": asdict(self.query.action_spec), "config": asdict(self.query.config)}
+        return vector_policy_config(self.query)
 
     @classmethod
     def load(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> FusionScores:
         """Build saved scores again."""
         query = {k.removeprefix("query."): v for k, v in tensors.items() if k.startswith("query.")}
         predictions = {k.removeprefix("predictions."): v for k, v in tensors.items() if k.startswith("predictions.")}
-        return cls(VectorPolicy.load(config, query), PredictedBehaviours.from_tensors(predictions))
+        return cls(load_vector_policy(config, query), PredictedBehaviours.from_tensors(predictions))

@@ -25,10 +25,11 @@ from recrl.core.torch.streams import TensorStreams
 from recrl.policies.boosted import BoostedScores
 from recrl.policies.encoders import build_encoder
 from recrl.policies.fusion import FusionScores
+from recrl.policies.gaussian import AnyVectorPolicy, load_vector_policy, vector_policy_config
 from recrl.policies.networks import draw_ids, initialise, mlp
 from recrl.policies.ranked import FactorScores, SequenceScores
 from recrl.policies.storage import save_policy
-from recrl.policies.vector import ActorConfig, VectorPolicy
+from recrl.policies.vector import ActorConfig
 
 
 class TableScores(nn.Module):
@@ -67,13 +68,19 @@ class QueryScores(nn.Module):
 
     kind = "query"
 
-    def __init__(self, query: VectorPolicy) -> None:
+    def __init__(self, query: AnyVectorPolicy) -> None:
         super().__init__()
         if query.action_spec.kind != "embedding" or query.item_vectors is None:
             raise ConfigError(
                 f"query scores need an embedding policy with item vectors, got {query.action_spec.kind!r}", where="QueryScores.query"
             )
-        self.query, self.vectors = query, query.item_vectors
+        self.query = query
+
+    @property
+    def vectors(self) -> Tensor:
+        """Vectors of the items, (n_items, d), wherever the query was moved to."""
+        assert self.query.item_vectors is not None
+        return self.query.item_vectors
 
     @property
     def items(self) -> int:
@@ -82,7 +89,7 @@ class QueryScores(nn.Module):
 
     def forward(self, observation: Observation, candidates: Tensor | None) -> Tensor:
         """Scores (B, C) of ``candidates`` (B, C), or of the whole catalogue."""
-        action, vectors = self.query.actor(observation), self.vectors
+        action, vectors = self.query.centre(observation), self.vectors
         if candidates is None:
             return action @ vectors.T
         # elementwise, so that a row's score does not depend on the batch it is in
@@ -90,12 +97,12 @@ class QueryScores(nn.Module):
 
     def config(self) -> dict[str, Any]:
         """What :meth:`load` needs besides the tensors."""
-        return {"action_spec": asdict(self.query.action_spec), "config": asdict(self.query.config)}
+        return vector_policy_config(self.query)
 
     @classmethod
     def load(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> QueryScores:
         """Build saved scores again."""
-        return cls(VectorPolicy.load(config, {k.removeprefix("query."): v for k, v in tensors.items()}))
+        return cls(load_vector_policy(config, {k.removeprefix("query."): v for k, v in tensors.items()}))
 
 
 class SoftmaxScores(nn.Module):
@@ -180,46 +187,50 @@ class ItemPolicy(nn.Module):
         """The same policy for another slate size or candidate set; networks are shared."""
         return ItemPolicy(self.scores, action_spec, self.temperature)
 
-    def _candidates(self, observation: Observation) -> Tensor | None:
+    def _logits(self, observation: Observation) -> tuple[Tensor | None, Tensor]:
+        """The pool (``None`` for the whole catalogue) and the scores over the temperature, (B, C); padding has no chance."""
         if self.action_spec.candidates == "catalogue":
-            return None
-        if observation.candidates is None:
+            return None, self.scores(observation, None) / self.temperature
+        pool, size = observation.candidates, self._size
+        if pool is None or pool.shape[1] < size:
             raise ConfigError(
-                "the observation lists no candidates",
+                "the observation lists no candidates" if pool is None else f"a pool of {pool.shape[1]} cannot fill a slate of {size}",
                 where="ItemPolicy.act",
-                mend="use candidates='catalogue', or an environment with a pool",
+                mend="use candidates='catalogue', or an environment with a pool" + ("" if pool is None else " that is large enough"),
             )
-        pool: Tensor = observation.candidates
-        return pool
+        logits = self.scores(observation, pool.clamp_min(0)) / self.temperature
+        return pool, logits.masked_fill(pool < 0, -torch.inf)
+
+    @property
+    def _size(self) -> int:
+        return self.action_spec.shape[0] if self.action_spec.shape else 1
 
     def log_probs(self, observation: Observation) -> Tensor:
         """Log-probability of every candidate as the first item, (B, C)."""
-        return torch.log_softmax(self.scores(observation, self._candidates(observation)) / self.temperature, dim=1)
+        return torch.log_softmax(self._logits(observation)[1], dim=1)
 
     @torch.no_grad()
     def act(self, observation: Observation, streams: TensorStreams, *, step: Tensor | int = 0, deterministic: bool = False) -> Action:
         """Show items; with ``deterministic=True`` the best-scored ones."""
-        candidates = self._candidates(observation)
-        logits = self.scores(observation, candidates) / self.temperature  # (B, C)
-        size = self.action_spec.shape[0] if self.action_spec.shape else 1
+        pool, logits = self._logits(observation)  # (B, C)
         keys = logits
         if not deterministic:
             keys = logits + streams.gumbel(draw_ids(observation, logits.device), step, Purpose.EXPLORATION, (logits.shape[1],))
-        chosen = keys.topk(size, dim=1).indices  # (B, K)
-        log_prob = plackett_luce_log_prob(logits, chosen)
-        value = chosen if candidates is None else candidates.gather(1, chosen)
-        return Action(value if self.action_spec.shape else value.squeeze(1), log_prob)
+        chosen = keys.topk(self._size, dim=1).indices  # (B, K)
+        value = chosen if pool is None else pool.gather(1, chosen)
+        return Action(value if self.action_spec.shape else value.squeeze(1), plackett_luce_log_prob(logits, chosen))
 
     def log_prob(self, observation: Observation, action: Tensor) -> Tensor:
-        """Log-probability of showing ``action``, (B,); minus infinity for an item that is no candidate."""
-        candidates = self._candidates(observation)
-        logits = self.scores(observation, candidates) / self.temperature
-        shown = action if self.action_spec.shape else action.unsqueeze(1)
-        if candidates is None:
-            return plackett_luce_log_prob(logits, shown)
-        match = candidates.unsqueeze(1) == shown.unsqueeze(2)  # (B, K, C)
-        log_prob = plackett_luce_log_prob(logits, match.to(torch.int8).argmax(-1))
-        return torch.where(match.any(-1).all(-1), log_prob, -torch.inf)
+        """Log-probability of showing ``action``, (B,); minus infinity where it repeats an item or holds one that is no candidate."""
+        pool, logits = self._logits(observation)
+        shown = action if self.action_spec.shape else action.unsqueeze(1)  # (B, K)
+        if pool is None:
+            listed = (shown >= 0) & (shown < logits.shape[1])
+            place = torch.where(listed, shown, 0)
+        else:
+            match = (pool.unsqueeze(1) == shown.unsqueeze(2)) & (shown >= 0).unsqueeze(2)  # (B, K, C)
+            listed, place = match.any(-1), match.to(torch.int8).argmax(-1)
+        return torch.where(listed.all(-1), plackett_luce_log_prob(logits, place), -torch.inf)
 
     def save(self, folder: Path) -> None:
         """Write the policy to ``folder``."""
@@ -241,19 +252,17 @@ class ItemPolicy(nn.Module):
 
 
 def plackett_luce_log_prob(logits: Tensor, chosen: Tensor) -> Tensor:
-    """Log-probability of drawing ``chosen`` (B, K) in this order without replacement from softmax(logits (B, C)).
+    """Log-probability of drawing ``chosen`` (B, K) in this order without replacement from softmax(logits (B, C)), (B,).
 
-    Each factor's denominator is the total mass less what was already drawn, in log space.
+    Each factor's denominator is the total mass less what was already drawn, in log space; drawing a column twice, or one whose logit is
+    minus infinity, is impossible: minus infinity.
     """
-    picked = logits.gather(1, chosen)  # (B, K)
-    total = torch.logsumexp(logits, dim=1)
-    log_prob = picked[:, 0] - total
-    if chosen.shape[1] == 1:
-        return log_prob
-    rest = logits.clone()
-    for k in range(1, chosen.shape[1]):
-        rest = rest.scatter(1, chosen[:, k - 1 : k], -torch.inf)
-        log_prob = log_prob + picked[:, k] - torch.logsumexp(rest, dim=1)
+    rest, log_prob = logits, torch.zeros_like(logits[:, 0])
+    for k in range(chosen.shape[1]):
+        if k > 0:
+            rest = rest.scatter(1, chosen[:, k - 1 : k], -torch.inf)
+        picked = rest.gather(1, chosen[:, k : k + 1]).squeeze(1)
+        log_prob = log_prob + torch.where(torch.isneginf(picked), -torch.inf, picked - torch.logsumexp(rest, dim=1))
     return log_prob
 
 

@@ -16,17 +16,19 @@ from recrl.policies.encoders import Encoder
 
 
 def initialise(module: nn.Module, seed: int) -> None:
-    """Fill every parameter from the INITIALISATION stream: weights U(-1/sqrt(fan_in), 1/sqrt(fan_in)), biases 0.
+    """Fill every parameter from the INITIALISATION stream: weights U(-1/sqrt(fan_in), 1/sqrt(fan_in)), biases 0, gains of norms 1.
 
     Equal seeds give equal networks whatever ran before; no global generator is touched.
     """
     streams = TensorStreams(seed)
     with torch.no_grad():
         for k, (name, parameter) in enumerate(module.named_parameters()):
-            if name.endswith("bias"):
-                parameter.zero_()
+            last = name.rpartition(".")[2]  # the biases of a GRU are bias_ih_l0 and so on
+            if last.startswith("bias") or parameter.ndim == 1:
+                parameter.fill_(0.0 if last.startswith("bias") else 1.0)
                 continue
-            bound = 1.0 / math.sqrt(parameter.shape[-1])
+            # layers of an ensemble lie as (E, in, out), all others as (out, in)
+            bound = 1.0 / math.sqrt(parameter.shape[-2 if parameter.ndim == 3 else -1])
             rows = torch.arange(parameter.numel() // parameter.shape[-1])
             draws = streams.uniform(rows, k, Purpose.INITIALISATION, (parameter.shape[-1],))
             parameter.copy_((2.0 * draws - 1.0).reshape(parameter.shape) * bound)
@@ -36,7 +38,7 @@ def mlp(sizes: Sequence[int]) -> nn.Sequential:
     """Linear layers with ReLU between them; the last one is linear."""
     layers: list[nn.Module] = []
     for fan_in, fan_out in itertools.pairwise(sizes):
-        layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
+        layers += [nn.Linear(fan_in, fan_out), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers[:-1])
 
 
@@ -65,16 +67,17 @@ class Actor(nn.Module):
 
 
 class EnsembleLinear(nn.Module):
-    """``members`` linear layers in one batched matmul: (E, B, in) -> (E, B, out)."""
+    """``members`` linear layers in one batched matmul: (E, B, in) -> (E, B, out); (B, in) -> (B, out) through the first one alone."""
 
     def __init__(self, members: int, fan_in: int, fan_out: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(members, fan_out, fan_in))
+        # (in, out): the gradient of a batched matmul comes in this layout, any other would be copied
+        self.weight = nn.Parameter(torch.empty(members, fan_in, fan_out))
         self.bias = nn.Parameter(torch.zeros(members, 1, fan_out))
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply member ``e`` to slice ``e``."""
-        return torch.baddbmm(self.bias, x, self.weight.transpose(1, 2))
+        return torch.addmm(self.bias[0], x, self.weight[0]) if x.ndim == 2 else torch.baddbmm(self.bias, x, self.weight)
 
 
 class Critics(nn.Module):
@@ -83,16 +86,25 @@ class Critics(nn.Module):
     def __init__(self, width: int, action_size: int, hidden: Sequence[int], members: int = 2) -> None:
         super().__init__()
         self.members = members
-        sizes = [width + action_size, *hidden, 1]
+        sizes = [width + action_size, *hidden]
         self.layers = nn.ModuleList(EnsembleLinear(members, i, o) for i, o in itertools.pairwise(sizes))
+        self.last = EnsembleLinear(members, sizes[-1], 1)
 
     def forward(self, state: Tensor, action: Tensor) -> Tensor:
         """Values of all members."""
         x = torch.cat([state, action], dim=1).expand(self.members, -1, -1)
-        for layer in self.layers[:-1]:
-            x = torch.relu(layer(x))
-        out: Tensor = self.layers[-1](x).squeeze(-1)
-        return out
+        for layer in self.layers:
+            x = torch.relu_(layer(x))
+        # inner products: much faster than a matmul with one column
+        return torch.linalg.vecdot(x, self.last.weight.mT) + self.last.bias.squeeze(-1)
+
+    def first(self, state: Tensor, action: Tensor) -> Tensor:
+        """Values of the first member alone, (B,)."""
+        x = torch.cat([state, action], dim=1)
+        for layer in self.layers:
+            x = torch.relu_(layer(x))
+        value: Tensor = self.last(x).squeeze(-1)
+        return value
 
 
 @torch.no_grad()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from recrl.core.errors import ConfigError
 from recrl.core.streams import Purpose
 from recrl.core.torch.streams import TensorStreams
 from recrl.policies.encoders import EncoderConfig, build_encoder
+from recrl.policies.laws import ClippedGaussian
 from recrl.policies.networks import Actor, draw_ids, initialise
 from recrl.policies.storage import save_policy
 
@@ -38,14 +38,15 @@ class ActorConfig:
 
 
 class VectorPolicy(nn.Module):
-    """A deterministic actor with a Gaussian of fixed spread around it.
+    """A deterministic actor with a Gaussian of fixed spread around it, clipped to the bounds.
 
-    ``act`` clips the drawn action to its bounds; ``log_prob`` is the density before clipping, a surrogate at the bounds.
+    ``log_prob`` is exact: a density inside, a log-probability at a bound (:class:`recrl.policies.laws.ClippedGaussian`).
 
     **Shapes**: Observation (B) -> value (B, d), log_prob (B,).
     """
 
     kind = "vector"
+    point_masses = True
     item_vectors: Tensor | None
 
     def __init__(self, action_spec: ActionSpec, config: ActorConfig, item_vectors: Tensor | None = None, seed: int = 0) -> None:
@@ -61,23 +62,25 @@ class VectorPolicy(nn.Module):
         self.spread = config.exploration * self.actor.half_range
         initialise(self, seed)
 
+    def centre(self, observation: Observation) -> Tensor:
+        """The deterministic actions, (B, d), with gradients."""
+        return self.actor(observation)
+
     @torch.no_grad()
     def act(self, observation: Observation, streams: TensorStreams, *, step: Tensor | int = 0, deterministic: bool = False) -> Action:
         """Actions; the draw of a user depends on its id and ``step`` alone."""
-        mean = self.actor(observation)
+        law = self._law(observation)
         if deterministic:
-            return Action(mean)
-        noise = streams.normal(draw_ids(observation, mean.device), step, Purpose.EXPLORATION, self.action_spec.shape)
-        drawn = mean + self.spread * noise
-        return Action(drawn.clamp(self.action_spec.low, self.action_spec.high), self._density(mean, drawn))
+            return Action(law.mean)
+        value = law.draw(streams.normal(draw_ids(observation, law.mean.device), step, Purpose.EXPLORATION, self.action_spec.shape))
+        return Action(value, law.log_prob(value))
 
     def log_prob(self, observation: Observation, action: Tensor) -> Tensor:
-        """Gaussian log-density of ``action`` around the actor's output, (B,)."""
-        return self._density(self.actor(observation), action)
+        """Log-density of ``action`` around the actor's output, (B,); each component at a bound counts with its probability."""
+        return self._law(observation).log_prob(action)
 
-    def _density(self, mean: Tensor, action: Tensor) -> Tensor:
-        z = (action - mean) / self.spread
-        return -0.5 * (z * z).sum(-1) - self.action_spec.shape[0] * math.log(self.spread * math.sqrt(2.0 * math.pi))
+    def _law(self, observation: Observation) -> ClippedGaussian:
+        return ClippedGaussian(self.actor(observation), self.spread, self.action_spec.low, self.action_spec.high)
 
     def save(self, folder: Path) -> None:
         """Write the policy to ``folder``."""

@@ -6,6 +6,7 @@ A row costs 35 bytes plus 4 a reward signal, whatever the history length.
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 from typing import Literal
 
 import numpy as np
@@ -17,6 +18,7 @@ from recrl.core.behaviours import BEHAVIOURS
 from recrl.core.contracts import Observation, Transitions
 from recrl.core.errors import ConfigError, DataError
 from recrl.core.objective import Objective, Signal
+from recrl.core.ragged import Offsets
 from recrl.core.torch.views import as_tensor
 from recrl_datasets import Log, sessions
 
@@ -105,6 +107,26 @@ class LoggedBuffer:
         keep = self.has_next.cpu().numpy()[rows] & inside[following] if with_next else slice(None)
         return as_tensor(rows[keep], self.device)
 
+    def within(self, view: Log) -> LoggedBuffer:
+        """The same columns, for learning from ``view`` alone: a row whose next request lies outside is truncated, its return unknown (0).
+
+        **Errors**: :class:`DataError` when the view holds rows that the buffer does not.
+        """
+        inside = torch.zeros(len(self) + 1, dtype=torch.bool, device=self.device)
+        inside[self.rows_of(view, with_next=False)] = True
+        other = copy(self)
+        other.has_next = self.has_next & inside[self.next_request.to(torch.int64)]
+        tells = torch.tensor([s.name == "return" for s in self.objective.signals], device=self.device)
+        other.reward = torch.where(tells & ~other.has_next.unsqueeze(1), 0.0, self.reward)
+        return other
+
+    def session_starts(self) -> NDArray[np.bool_]:
+        """Whether a row is the first of its session, (n,), on the host."""
+        ends, request = self.session_end.cpu().numpy(), self.request.cpu().numpy()
+        starts = np.ones(len(self), dtype=bool)
+        starts[1:] = ends[:-1] & (request[1:] != request[:-1])
+        return starts
+
     def nbytes(self) -> int:
         """Bytes that the columns take."""
         columns = (
@@ -124,8 +146,8 @@ class LoggedBuffer:
         """States before the rows ``index`` (B,): history (B, H), clock (B, 4)."""
         return self._state(index, self.user[index].to(torch.int64), self.clock[index])
 
-    def gather(self, index: Tensor) -> Transitions:
-        """Transitions of the rows ``index`` (B,)."""
+    def gather(self, index: Tensor, segments: Offsets | None = None) -> Transitions:
+        """Transitions of the rows ``index`` (B,); ``segments`` tells which are consecutive."""
         has_next = self.has_next[index]
         following = torch.where(has_next, self.next_request[index].to(torch.int64), index)
         user = self.user[index].to(torch.int64)
@@ -142,6 +164,7 @@ class LoggedBuffer:
             index=index,
             cluster=user,
             item=item,
+            segments=segments,
         )
 
     def _state(self, index: Tensor, user: Tensor, clock: Tensor) -> Observation:

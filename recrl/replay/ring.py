@@ -74,7 +74,7 @@ class RingBuffer:
 
     def gather(self, index: Tensor) -> Transitions:
         """Transitions at ring positions ``index`` (B,)."""
-        picked = {name: _widen(column[index]) for name, column in self._columns.items()}
+        picked = {name: _widen(column.index_select(0, index)) for name, column in self._columns.items()}
 
         def state(prefix: str) -> Observation:
             return Observation(**{name: picked.get(prefix + name) for name in _STATE})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from recrl.core.contracts import Transitions
 from recrl.core.errors import DataError
 from recrl.core.streams import Purpose
-from recrl.core.torch.streams import TensorStreams
+from recrl.core.torch.streams import Ahead, TensorStreams
 
 
 class Buffer(Protocol):
@@ -46,15 +47,18 @@ class UniformSampler:
             )
         self.buffer, self.rows = buffer, None if rows is None else rows.to(buffer.device)
         self._streams = TensorStreams(seed, buffer.device)
-        self._lanes = torch.arange(0, device=buffer.device)
+        self._draws: dict[int, Ahead] = {}  # of the batch size at hand
 
     def sample(self, size: int, step: int) -> Transitions:
         """The batch of ``step``."""
-        if self._lanes.numel() != size:
-            self._lanes = torch.arange(size, device=self.buffer.device)
+        if size not in self._draws:
+            self._draws = {size: Ahead(partial(self._uniform, size), self.buffer.device)}
         count = len(self.buffer) if self.rows is None else self.rows.numel()
-        drawn = self._streams.integers(count, self._lanes, step, Purpose.BATCHES)
+        drawn = (self._draws[size](step) * count).to(torch.int64).clamp_max_(count - 1)
         return self.buffer.gather(drawn if self.rows is None else self.rows[drawn])
+
+    def _uniform(self, size: int, steps: Tensor) -> Tensor:
+        return self._streams.uniform(steps, 0, Purpose.BATCHES, (size,), torch.float64)
 
     def update_priorities(self, index: Tensor, priorities: Tensor) -> None:
         """Uniform sampling has no priorities."""

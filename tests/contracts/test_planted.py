@@ -15,9 +15,14 @@ from recrl.algorithms.bc import BC, BCConfig
 from recrl.checks import check_algorithm, check_estimator, check_policy, check_sampler, check_store, check_world
 from recrl.core.contracts import Action, Update
 from recrl.core.errors import ContractError
+from recrl.core.ragged import Offsets
+from recrl.core.streams import Purpose
+from recrl.policies.discrete import DiscretePolicy
+from recrl.policies.gaussian import GaussianPolicy
 from recrl.policies.items import ItemPolicy, TableScores, item_spec
 from recrl.policies.vector import ActorConfig, VectorPolicy
 from recrl.replay.samplers import UniformSampler
+from recrl.replay.sessions import LoggedSessions, SessionSampler
 from tests.support import small
 
 
@@ -56,12 +61,69 @@ class Unsaved(ItemPolicy):
         random.save(folder)
 
 
+class Surrogate(VectorPolicy):
+    """The density before clipping, whether the action was clipped or not."""
+
+    def act(self, observation, streams, *, step=0, deterministic=False):
+        action = super().act(observation, streams, step=step, deterministic=deterministic)
+        return action if deterministic else Action(action.value, self.log_prob(observation, action.value).detach())
+
+    def log_prob(self, observation, action):
+        return torch.distributions.Normal(self.actor(observation), self.spread).log_prob(action).sum(-1)
+
+
+class Unsquashed(GaussianPolicy):
+    """Forgets that squashing moves mass together."""
+
+    def act(self, observation, streams, *, step=0, deterministic=False):
+        return Action(super().act(observation, streams, step=step, deterministic=deterministic).value)
+
+    def log_prob(self, observation, action):
+        law = self.actor(observation)
+        return torch.distributions.Normal(law.mean, law.log_spread.exp()).log_prob(torch.atanh(action / 5 - 0.1)).sum(-1)
+
+
+class Eager(DiscretePolicy):
+    """Draws from sharper probabilities than it tells."""
+
+    def act(self, observation, streams, *, step=0, deterministic=False):
+        if deterministic:
+            return super().act(observation, streams, step=step, deterministic=True)
+        noise = streams.gumbel(observation.user, step, Purpose.EXPLORATION, (5,))
+        return Action((4.0 * self.log_probs(observation) + noise).argmax(1))
+
+
+class Placed(ItemPolicy):
+    """Draws by the place in the batch, not by the user."""
+
+    def act(self, observation, streams, *, step=0, deterministic=False):
+        return super().act(replace(observation, user=torch.arange(len(observation))), streams, step=step, deterministic=deterministic)
+
+
+class Repeating(ItemPolicy):
+    """Gives a slate that repeats an item a chance that others had."""
+
+    def log_prob(self, observation, action):
+        scores = self.scores(observation, None) / self.temperature
+        return torch.log_softmax(scores, 1).gather(1, action).sum(1)
+
+    def act(self, observation, streams, *, step=0, deterministic=False):
+        return Action(super().act(observation, streams, step=step, deterministic=deterministic).value)
+
+
+WIDE = ActorConfig(exploration=1.0)
+CONTINUOUS = replace(small.task("continuous").action_spec, low=-4.5, high=5.5)
 SCORES = TableScores(torch.arange(small.N_ITEMS))
 BROKEN_POLICIES = [
     (Uncalibrated(SCORES, item_spec(small.N_ITEMS)), "act and log_prob agree"),
     (Crowded(SCORES, item_spec(small.N_ITEMS), 3.0), "does not depend on who else is in the batch"),
     (Restless(SCORES, item_spec(small.N_ITEMS), 3.0), "deterministic actions draw nothing"),
     (Unsaved(SCORES, item_spec(small.N_ITEMS), 3.0), "a saved and loaded policy acts the same"),
+    (Surrogate(CONTINUOUS, WIDE, small.item_vectors()), "the law integrates to 1"),
+    (Unsquashed(CONTINUOUS, WIDE, small.item_vectors()), "the law integrates to 1"),
+    (Eager(small.task("discrete").action_spec, ActorConfig(hidden=(16,)), small.item_vectors()), "drawn as often as log_prob says"),
+    (Placed(SCORES, item_spec(small.N_ITEMS), 3.0), "not on its place in the batch"),
+    (Repeating(SCORES, item_spec(small.N_ITEMS, 2), 3.0), "the probabilities of all actions add up to 1"),
     (Unbounded(small.task("continuous").action_spec, ActorConfig(), small.item_vectors()), "actions stay inside their bounds"),
 ]
 
@@ -121,6 +183,31 @@ class Drifting(UniformSampler):
     def sample(self, size, step):
         self.calls += 1
         return super().sample(size, self.calls)
+
+
+class Shuffled(SessionSampler):
+    """The rows of a segment in another order."""
+
+    def sample(self, size, step):
+        batch = super().sample(size, step)
+        order = torch.arange(len(batch)).flip(0)
+        return replace(self.source.buffer.gather(batch.index[order]), segments=batch.segments)
+
+
+class Merged(SessionSampler):
+    """Two sessions passed off as one."""
+
+    def sample(self, size, step):
+        batch = super().sample(2 * size, step)
+        return replace(batch, segments=Offsets(batch.segments.values[::2]))
+
+
+@pytest.mark.parametrize(("sampler", "clause"), [(Shuffled, "goes on where the row before it ended"), (Merged, "rows of one user")])
+def test_segment_suite(sampler, clause):
+    source = LoggedSessions(small.buffer("item"), small.small_log())
+    source.buffer = small.buffer("item")
+    with pytest.raises(ContractError, match=clause):
+        check_sampler(sampler(source, seed=1))
 
 
 @pytest.mark.parametrize(("sampler", "clause"), [(Sticky, "other steps give other batches"), (Drifting, "equal steps give equal batches")])
@@ -194,8 +281,23 @@ class Ordered:
         return replace(parts, numerators=parts.numerators * position)
 
 
+class Believing:
+    """Half of what it reports is what a model says."""
+
+    name = "believing"
+
+    def contributions(self, feedback):
+        parts = ESTIMATORS["ips"].contributions(feedback)
+        return replace(parts, numerators=0.5 * (parts.numerators + feedback.target_value))
+
+
 @pytest.mark.parametrize(
-    ("estimator", "clause"), [(Biased(), "for the logging policy itself"), (Ordered(), "the order of rows does not matter")]
+    ("estimator", "clause"),
+    [
+        (Biased(), "for the logging policy itself"),
+        (Ordered(), "the order of rows does not matter"),
+        (Believing(), "whatever was predicted"),
+    ],
 )
 def test_estimator_suite(estimator, clause):
     with pytest.raises(ContractError, match=clause):

@@ -1,4 +1,4 @@
-"""Closed forms of the policies: Plackett-Luce, Gaussian densities, encoders, fusion weights."""
+"""Closed forms of the policies: Plackett-Luce, the pooling encoder, fusion weights."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -15,9 +15,20 @@ from recrl.core.contracts import ActionSpec, Observation
 from recrl.core.errors import CheckpointError, ConfigError, StorageError
 from recrl.core.torch.streams import TensorStreams
 from recrl.policies import load_policy
+from recrl.policies.discrete import DiscretePolicy
 from recrl.policies.encoders import EncoderConfig, HistoryEncoder, build_encoder
 from recrl.policies.fusion import FusionScores, PredictedBehaviours
-from recrl.policies.items import ItemPolicy, QueryScores, TableScores, item_spec, plackett_luce_log_prob, popularity_policy, random_policy
+from recrl.policies.gaussian import GaussianPolicy
+from recrl.policies.items import (
+    ItemPolicy,
+    QueryScores,
+    SoftmaxScores,
+    TableScores,
+    item_spec,
+    plackett_luce_log_prob,
+    popularity_policy,
+    random_policy,
+)
 from recrl.policies.networks import Critics, initialise, polyak
 from recrl.policies.vector import ActorConfig, VectorPolicy
 from simulators.response import LatentResponse
@@ -67,15 +78,53 @@ def test_pool_candidates_are_the_only_ones_shown():
         policy.act(Observation(user=torch.arange(4)), TensorStreams(0))
 
 
-def test_gaussian_density_is_scipys():
-    policy = VectorPolicy(
-        ActionSpec("continuous", (3,), low=-2.0, high=4.0), ActorConfig(EncoderConfig("flat", features=5), exploration=0.2)
-    )
-    observation = Observation(features=torch.randn(6, 5, generator=torch.Generator().manual_seed(0)))
-    action = torch.randn(6, 3, generator=torch.Generator().manual_seed(1))
-    mean = policy.act(observation, TensorStreams(0), deterministic=True).value
-    expected = stats.norm.logpdf(action.numpy(), mean.numpy(), 0.2 * 3.0).sum(1)
-    assert policy.log_prob(observation, action).detach().numpy() == pytest.approx(expected, rel=1e-4)
+@settings(max_examples=20)
+@given(
+    pool=st.lists(st.integers(-1, 6), min_size=3, max_size=6).filter(lambda p: sum(i >= 0 for i in p) >= 3),
+    size=st.integers(1, 3),
+    temperature=st.sampled_from([0.3, 1.0]),
+)
+def test_slates_from_a_padded_pool_have_probability_one_together(pool, size, temperature):
+    """Every sequence over the catalogue is tried: repeated items, items outside the pool and padding have none of it."""
+    listed = list(dict.fromkeys(i for i in pool if i >= 0))
+    pool = [i for k, i in enumerate(pool) if i < 0 or pool.index(i) == k]
+    assume(len(listed) >= size)
+    policy = ItemPolicy(TableScores(torch.linspace(-2, 2, 7)), item_spec(7, size, pool=True), temperature)
+    slates = torch.tensor(list(itertools.product(range(-1, 7), repeat=size)))
+    observation = Observation(user=torch.arange(len(slates)), candidates=torch.tensor(pool).expand(len(slates), -1))
+    log_prob = policy.log_prob(observation, slates)
+    assert log_prob.exp().sum().item() == pytest.approx(1.0, abs=1e-5)
+    possible = torch.tensor([len(set(s)) == size and set(s) <= set(listed) for s in slates.tolist()])
+    assert torch.equal(torch.isneginf(log_prob), ~possible)
+    shown = policy.act(observation, TensorStreams(0)).value
+    assert set(shown.flatten().tolist()) <= set(listed)
+
+
+def test_what_no_catalogue_holds_is_impossible():
+    policy = random_policy(item_spec(3, 2))
+    observation = Observation(user=torch.arange(4))
+    log_prob = policy.log_prob(observation, torch.tensor([[0, 1], [0, 0], [0, 3], [-1, 0]]))
+    assert log_prob.exp().tolist() == pytest.approx([1 / 6, 0.0, 0.0, 0.0])
+
+
+def test_a_pool_must_fill_the_slate():
+    policy = popularity_policy(torch.arange(6), item_spec(6, 3, pool=True))
+    with pytest.raises(ConfigError, match="a pool of 2 cannot fill a slate of 3"):
+        policy.act(Observation(user=torch.arange(2), candidates=torch.tensor([[1, 2], [3, 4]])), TensorStreams(0))
+    # places that padding leaves over show nothing, and that is no slate
+    short = policy.act(Observation(user=torch.arange(1), candidates=torch.tensor([[4, -1, 2]])), TensorStreams(0))
+    assert short.value[0, 2] == -1
+    assert torch.isneginf(short.log_prob).all()
+
+
+def test_cloning_a_slate_moves_its_first_items_up():
+    scores = SoftmaxScores(ActorConfig(EncoderConfig("flat", features=2), hidden=(4,)), small.item_vectors(), torch.zeros(small.N_ITEMS))
+    policy = ItemPolicy(scores, item_spec(small.N_ITEMS, 3))
+    observation, slate = Observation(features=torch.ones(1, 2)), torch.tensor([[4, 1, 7]])
+    policy.log_prob(observation, slate).sum().backward()
+    assert torch.isfinite(scores.bias.grad).all()
+    assert (scores.bias.grad[slate[0]] > 0).all()
+    assert scores.bias.grad.sum().item() == pytest.approx(0.0, abs=1e-6)
 
 
 def test_history_encoder_by_hand():
@@ -168,9 +217,21 @@ def test_a_fusion_policy_survives_saving(tmp_path):
         ),
         (lambda: ItemPolicy(TableScores(torch.zeros(3)), item_spec(3), 0.0), "temperature=0.0 must be positive"),
         (lambda: VectorPolicy(item_spec(3), ActorConfig()), "a vector policy cannot take 'item' actions"),
+        (lambda: GaussianPolicy(item_spec(3), ActorConfig()), "a Gaussian policy cannot take 'item' actions"),
+        (lambda: GaussianPolicy(ActionSpec("continuous", (1,)), ActorConfig(exploration=9.0)), "exploration=9.0 lies outside"),
+        (lambda: DiscretePolicy(item_spec(3), ActorConfig()), "a discrete policy cannot take 'item' actions"),
         (lambda: build_encoder(EncoderConfig(), None), "a history encoder needs item vectors"),
         (lambda: EncoderConfig("flat"), "a flat encoder needs the number of features"),
         (lambda: EncoderConfig(recency=0.0), "recency=0.0"),
+        (lambda: EncoderConfig("transformer", width=10, heads=4), "width=10, layers=2, heads=4 do not fit"),
+        (lambda: EncoderConfig("gru", layers=0), "layers=0"),
+        (lambda: build_encoder(EncoderConfig("gru"), None), "a gru encoder needs item vectors"),
+        (lambda: build_encoder(EncoderConfig("flat", features=3), None)(Observation(features=torch.ones(1, 2))), "holds 2 features, not 3"),
+        (lambda: build_encoder(EncoderConfig("flat", features=3), None)(Observation(user=torch.ones(1))), "holds no features, not 3"),
+        (
+            lambda: build_encoder(EncoderConfig("gru"), small.item_vectors())(Observation(features=torch.ones(1, 2))),
+            "the observation holds no history_items",
+        ),
         (lambda: ActorConfig(exploration=0.0), "exploration=0.0 must be positive"),
         (
             lambda: QueryScores(VectorPolicy(small.task("fusion_weights").action_spec, ActorConfig(), small.item_vectors())),
