@@ -1,10 +1,9 @@
-"""Off-policy estimators for logged bandit feedback (item, slate or continuous actions alike: only log-probabilities enter).
+"""Estimators of importance weights alone, for logged bandit feedback (item, slate or continuous actions alike: only
+log-probabilities enter).
 
 **Notation**: row ``i`` was logged with reward ``r_i`` for an action of the behaviour policy ``mu``;
 ``w_i = pi(a_i | x_i) / mu(a_i | x_i)`` is its importance weight for the target policy ``pi``, computed in logarithms.
-``q_i`` is a predicted reward of the logged action (``logged_value``), ``v_i = E_pi q(x_i, .)`` that of the target policy
-(``target_value``). Every estimator returns per-row contributions, from which :mod:`offline_eval.contributions` reads value
-and interval.
+Every estimator returns per-row contributions, from which :mod:`offline_eval.contributions` reads value and interval.
 
 **Assumptions** of all but ``mean``: the propensities are those the log was made with, ``mu`` gives a positive probability to
 whatever ``pi`` may do, and nothing unlogged steered both action and reward.
@@ -18,11 +17,14 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from offline_eval.validation import capped_weights, checked, weights
+from offline_eval.contributions import dense_clusters
+from offline_eval.validation import capped_weights, check_positive, checked, refuse, weights
 from recrl.core.contracts import Contributions, Estimator, LoggedFeedback
-from recrl.core.errors import ConfigError, DataError
+from recrl.core.streams import Purpose, Streams
 
 Float64 = NDArray[np.float64]
+
+_CAP = "10 is usual; snips has no cap"
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ class ClippedIPS:
     name: ClassVar[str] = "clipped_ips"
 
     def __post_init__(self) -> None:
-        _check_cap(self.cap)
+        check_positive(self.cap, "cap", _CAP)
 
     def contributions(self, feedback: LoggedFeedback) -> Contributions:
         """One term with denominator 1 and capped weights."""
@@ -120,7 +122,7 @@ class NCIS:
     name: ClassVar[str] = "ncis"
 
     def __post_init__(self) -> None:
-        _check_cap(self.cap)
+        check_positive(self.cap, "cap", _CAP)
 
     def contributions(self, feedback: LoggedFeedback) -> Contributions:
         """One term with the capped weights as denominator."""
@@ -130,67 +132,82 @@ class NCIS:
 
 
 @dataclass(frozen=True)
-class DR:
-    """Doubly robust: ``sum (v_i + w_i (r_i - q_i)) / n``.
+class TrajectoryNCIS:
+    """Capped and normalised inside each trajectory, then averaged: ``mean over trajectories of sum c_i r_i / sum c_i``.
 
-    Unbiased where the propensities or the predictions are right; predictions must be cross-fitted (never fitted on the row
-    they predict). **When it fails**: poor predictions under heavy weights give more variance than SNIPS.
+    ``c_i = min(w_i, cap)``. A trajectory is one of ``LoggedFeedback.trajectory``, or all rows of a user where the log names none.
+    Long trajectories count no more than short ones, so the logging policy's own value is the mean of trajectory means.
+    A trajectory without any weight says nothing and is left out.
 
-    **Source**: Dudík, Langford and Li, ICML 2011.
+    **When it fails**: as :class:`NCIS`; and inside a short trajectory the normalisation cancels most of what the weights say,
+    which pulls the value to the logging policy's.
+
+    **Source**: the offline metric of ResAct (WWW 2023) and PrefRec (KDD 2023), from second-hand descriptions.
     """
 
-    name: ClassVar[str] = "dr"
+    cap: float = 10.0
+    name: ClassVar[str] = "ncis_trajectory"
+
+    def __post_init__(self) -> None:
+        check_positive(self.cap, "cap", _CAP)
 
     def contributions(self, feedback: LoggedFeedback) -> Contributions:
-        """One term with denominator 1."""
+        """One term; a row holds its share of its trajectory's value, and of its trajectory's count."""
         rows = checked(feedback)
-        w = weights(rows)
-        target, logged = _predictions(rows, self.name)
-        return _one_term(rows, target + w * (rows.reward - logged), np.ones_like(w), w)
+        w = capped_weights(rows, self.cap)
+        group = dense_clusters(rows.cluster)[1] if rows.trajectory is None else rows.trajectory.segment_ids()
+        of_group, size = np.bincount(group, weights=w)[group], np.bincount(group)[group]
+        heard = of_group > 0
+        numerator = np.divide(w * rows.reward, of_group, out=np.zeros_like(w), where=heard)
+        return _one_term(rows, numerator, heard / size, w)
 
 
 @dataclass(frozen=True)
-class SNDR:
-    """Self-normalised doubly robust: ``sum v_i / n + sum w_i (r_i - q_i) / sum w_i``.
+class Replay:
+    """Mean reward of logged rows that the target policy accepts: row ``i`` stays with probability ``w_i / bound``.
 
-    The correction is a weighted mean of residuals and so bounded by them. **When it fails**: as SNIPS and DR do.
+    Accepted rows are a sample of what the target policy would have logged. With a logger that picks uniformly and a deterministic
+    target these are the rows where both agree, the classic replay method.
 
-    **Source**: Thomas and Brunskill, ICML 2016 (weighted doubly robust, one step).
+    Attributes:
+        bound: a number no weight can exceed; then the value's expectation is exact, given that a row is accepted.
+            Without it the largest weight of the log takes its place, which is consistent only.
+        seed: of the draws; they do not depend on the order of rows.
+
+    **When it fails**: ``1 / bound`` of the rows remain. :class:`SNIPS` is its average over all draws and never worse; replay is for
+    when rows themselves are wanted, or to compare with published figures.
+
+    **Source**: Li, Chu, Langford and Wang, WSDM 2011; von Neumann's rejection sampling.
     """
 
-    name: ClassVar[str] = "sndr"
+    bound: float | None = None
+    seed: int = 0
+    name: ClassVar[str] = "replay"
+
+    def __post_init__(self) -> None:
+        if self.bound is not None:
+            check_positive(self.bound, "bound", "leave it out to use the log's largest weight")
 
     def contributions(self, feedback: LoggedFeedback) -> Contributions:
-        """Two terms: the direct one with denominator 1, the correction with the weights."""
+        """One term whose denominator is 1 for accepted rows, 0 for others."""
         rows = checked(feedback)
         w = weights(rows)
-        target, logged = _predictions(rows, self.name)
-        return Contributions(
-            numerators=np.stack([target, w * (rows.reward - logged)]),
-            denominators=np.stack([np.ones_like(w), w]),
-            cluster=rows.cluster,
-            weights=w,
-        )
+        bound = float(w.max()) if self.bound is None else self.bound
+        refuse(w > bound * (1 + 1e-9), w, "weight", "raise the bound, or leave it out", where=f"Replay.bound={bound:g}, row {{row}}")
+        kept = (self._draws(rows) * bound < w).astype(np.float64)
+        return _one_term(rows, kept * rows.reward, kept, kept * bound)
+
+    def _draws(self, rows: LoggedFeedback) -> Float64:
+        """A uniform number a row, dealt out in the order of the rows' content; rows of one content are exchangeable."""
+        draws = np.empty_like(rows.reward)
+        order = np.lexsort((rows.reward, rows.behaviour_log_prob, rows.target_log_prob))
+        draws[order] = Streams(self.seed).uniform(np.arange(order.size), 1, Purpose.SPLITS)
+        return draws
 
 
 def _one_term(rows: LoggedFeedback, numerator: Float64, denominator: Float64, w: Float64) -> Contributions:
     return Contributions(numerators=numerator[None], denominators=denominator[None], cluster=rows.cluster, weights=w)
 
 
-def _predictions(rows: LoggedFeedback, name: str) -> tuple[Float64, Float64]:
-    if rows.target_value is None or rows.logged_value is None:
-        raise DataError(
-            f"{name} needs predicted rewards",
-            where="LoggedFeedback.target_value, LoggedFeedback.logged_value",
-            mend="give cross-fitted predictions for the target policy and the logged action, or use snips or ncis",
-        )
-    return rows.target_value, rows.logged_value
-
-
-def _check_cap(cap: float) -> None:
-    if not 0.0 < cap < np.inf:
-        raise ConfigError(f"cap is {cap}; it must be positive and finite", where="cap", mend="10 is usual; snips has no cap")
-
-
-REGISTRY: dict[str, Estimator] = {e.name: e for e in (Mean(), IPS(), ClippedIPS(), SNIPS(), NCIS(), DR(), SNDR())}
+REGISTRY: dict[str, Estimator] = {e.name: e for e in (Mean(), IPS(), ClippedIPS(), SNIPS(), NCIS(), TrajectoryNCIS(), Replay())}
 """Estimators by name, with default options."""

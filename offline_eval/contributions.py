@@ -1,56 +1,31 @@
-"""Values and intervals of anything of the form ``sum_k (sum_i N_ki / sum_i D_ki)``, clustered by user.
+"""Values and standard errors of anything of the form ``sum_k (sum_i N_ki / sum_i D_ki)``, clustered by user.
 
 One pass over the rows gives sums for each user; every value, standard error, interval and bootstrap is then a matter of
-users, not of rows: a thousand resamples of 27,000 users cost what one pass over 27 million numbers costs.
+users, not of rows.
 
 With ``R_k = sum_i N_ki / sum_i D_ki`` and ``h_kg = D_kg / sum_g D_kg`` (the leverage of user ``g``), the influence of user
 ``g`` on the value is ``psi_g = sum_k (N_kg - R_k D_kg) / sum_g D_kg``. The delta method takes the variance
 ``G / (G - 1) * sum_g psi_g^2``. Here each user's influence is divided by ``1 - h_kg`` and the sum multiplied by
 ``(G - 1) / G`` instead: the delete-one-user jackknife in closed form, known as CR3. Both are the same where users weigh
-alike; where few users carry the estimate the plain form is too small. Quantiles are Student's t with ``G - 1`` degrees.
+alike; where few users carry the estimate the plain form is too small.
 
-**Assumptions**: users are independent of each other; rows of one user may depend on each other in any way. The interval
-is for the expectation of the estimate, so it does not show the bias of a capped or self-normalised estimator.
+**Assumptions**: users are independent of each other; rows of one user may depend on each other in any way.
 
-**Source**: Liang and Zeger, Biometrika 1986 (clusters); Bell and McCaffrey, Survey Methodology 2002 (CR3); Efron, Annals of
-Statistics 1979 (bootstrap); Chamandy et al., "Estimating uncertainty for massive data streams", 2012 (Poisson weights).
+**Source**: Liang and Zeger, Biometrika 1986 (clusters); Bell and McCaffrey, Survey Methodology 2002 (CR3).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from recrl.core.contracts import Contributions
-from recrl.core.errors import ConfigError, DataError
-from recrl.core.streams import Purpose, Streams
+from recrl.core.errors import DataError
 
 Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
-Method = Literal["delta", "bootstrap", "poisson_bootstrap"]
-
-# a tile of replicates small enough to stay in cache while it is gathered and summed
-_TILE_DRAWS = 1 << 18
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A value with its confidence interval.
-
-    ``standard_error`` is infinite, and the interval unbounded, where a single user carries the whole estimate.
-    """
-
-    value: float
-    lower: float
-    upper: float
-    level: float
-    method: str
-    clusters: int
-    standard_error: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +100,7 @@ def sum_rows(values: Float64, index: Int64, count: int) -> Float64:
 
 def value(contributions: Contributions | ClusterSums) -> float:
     """The estimate itself."""
-    return float(_sums(contributions).ratios().sum())
+    return float(as_sums(contributions).ratios().sum())
 
 
 def influence(sums: ClusterSums) -> Float64:
@@ -139,102 +114,39 @@ def influence(sums: ClusterSums) -> Float64:
     return moved
 
 
+def plain_influence(sums: ClusterSums) -> Float64:
+    """``psi_g`` of each user, (G,), without the division by 1 minus its leverage; they sum to 0."""
+    totals = sums.denominators.sum(axis=1, keepdims=True)
+    each: Float64 = ((sums.numerators - sums.ratios()[:, None] * sums.denominators) / totals).sum(axis=0)
+    return each
+
+
 def standard_error(contributions: Contributions | ClusterSums) -> float:
     """User-clustered standard error with the small-cluster correction described above; infinite with one user."""
-    sums = _sums(contributions)
+    sums = as_sums(contributions)
     if sums.count < 2:
         return float("inf")
     return float(np.sqrt((sums.count - 1) / sums.count * np.sum(influence(sums) ** 2)))
 
 
-def interval(
-    contributions: Contributions | ClusterSums,
-    level: float = 0.95,
-    method: Method = "delta",
-    *,
-    replicates: int = 1000,
-    seed: int = 0,
-) -> Interval:
-    """Value and confidence interval, with users as the independent units.
+def linearised(
+    value: Float64 | float, influence: Float64, share: Float64, thinnest: Float64, cluster: NDArray[np.integer], weights: Float64
+) -> Contributions:
+    """Contributions of a value that is no short sum of ratios, from the influence of each row or trajectory on it.
 
-    Args:
-        contributions: rows, or the sums of :func:`cluster_sums`.
-        level: nominal coverage, between 0 and 1.
-        method: ``delta`` (closed form, Student's t), ``bootstrap`` (percentiles over resampled users) or
-            ``poisson_bootstrap`` (the same with independent Poisson weights: results of shards add up).
-        replicates: resamples of a bootstrap.
-        seed: seed of a bootstrap's draws.
+    The first term's numerators are the value plus ``N`` times the influence, so that their mean is the value exactly. As the
+    delete-one-user error of a ratio divides a user's influence by 1 minus its leverage, so does this one by 1 minus the sum of its
+    ``share``. The second term is worth 0: with ``thinnest`` as denominators it makes the error infinite where one user carries all
+    of that weight, and the value undefined where there is none. A bootstrap resamples the linearised value.
 
-    **Assumptions / when it fails**: under about 500 users, or with rewards rarer than one in fifty, the sums are skewed
-    and every method covers less than it says; :mod:`offline_eval.diagnostics` then warns.
-
-    **Errors**: :class:`ConfigError` for a level outside (0, 1), an unknown method or fewer than 2 replicates;
-    :class:`DataError` where the value is undefined.
+    **Shapes**: ``value`` scalar, or (N,) with the value as its mean; ``influence`` (N,), with sum 0; ``share`` (N,) the largest share
+    of any total that a row holds; ``thinnest`` (N,) the weights behind the smallest total; ``cluster``, ``weights`` (N,).
     """
-    if not 0.0 < level < 1.0:
-        raise ConfigError(f"level is {level}; a confidence level lies between 0 and 1", where="interval.level", mend="0.95 is usual")
-    if method not in get_args(Method):
-        raise ConfigError(
-            f"unknown interval method {method!r}", where="interval.method", mend=f"choose one of: {', '.join(get_args(Method))}"
-        )
-    sums = _sums(contributions)
-    estimate = value(sums)
-    if method == "delta" or sums.count < 2:
-        error = standard_error(sums)
-        reach = error * float(stats.t.ppf(0.5 + level / 2, sums.count - 1)) if np.isfinite(error) else float("inf")
-        return Interval(estimate, estimate - reach, estimate + reach, level, method, sums.count, error)
-    draw = bootstrap_sums if method == "bootstrap" else poisson_sums
-    values = replicate_values(*draw(sums, replicates, seed))
-    lower, upper = _percentiles(values, level)
-    error = float(np.std(values, ddof=1)) if bool(np.isfinite(values).all()) else float("inf")
-    return Interval(estimate, lower, upper, level, method, sums.count, error)
-
-
-def bootstrap_sums(sums: ClusterSums, replicates: int, seed: int = 0) -> tuple[Float64, Float64]:
-    """Sums over users drawn with replacement: numerators and denominators, each ``(k, replicates)``.
-
-    Replicate ``b`` is a pure function of ``seed`` and ``b``.
-    """
-    _check_replicates(replicates)
-    streams, count = Streams(seed), sums.count
-    out = np.empty((2, *sums.numerators.shape[:1], replicates))
-    tile = max(1, _TILE_DRAWS // count)
-    for start in range(0, replicates, tile):
-        ids = np.arange(start, min(start + tile, replicates))
-        # two draws from each 64-bit word; scaling 32 bits to the users is uneven by less than count / 2**32
-        words = streams.bits(ids, 0, Purpose.BOOTSTRAP, ((count + 1) // 2,)).view(np.uint32)[:, :count]
-        drawn = (words.astype(np.uint64) * np.uint64(count)) >> np.uint64(32)
-        for part, values in zip(out, (sums.numerators, sums.denominators), strict=True):
-            for k, row in enumerate(values):
-                part[k, ids] = np.take(row, drawn).sum(axis=1)
-    return out[0], out[1]
-
-
-def poisson_sums(sums: ClusterSums, replicates: int, seed: int = 0) -> tuple[Float64, Float64]:
-    """Sums over users with independent Poisson(1) weights: numerators and denominators, each ``(k, replicates)``.
-
-    A user's weight in a replicate is a pure function of ``seed``, the user's id and the replicate, so the sums of
-    shards of a log add up to the sums of the log, however its rows were dealt out.
-    """
-    _check_replicates(replicates)
-    streams = Streams(seed)
-    law = stats.poisson.cdf(np.arange(20), 1.0)
-    out = np.zeros((2, *sums.numerators.shape[:1], replicates))
-    tile = max(1, _TILE_DRAWS // replicates)
-    for start in range(0, sums.count, tile):
-        part = slice(start, start + tile)
-        uniform = streams.uniform(sums.ids[part], 0, Purpose.BOOTSTRAP, (replicates,))
-        counts = np.searchsorted(law, uniform, side="right").astype(np.float64)
-        out[0] += sums.numerators[:, part] @ counts
-        out[1] += sums.denominators[:, part] @ counts
-    return out[0], out[1]
-
-
-def replicate_values(numerators: Float64, denominators: Float64) -> Float64:
-    """The value in each replicate ``(replicates,)``; NaN where the replicate holds no weight at all."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        values: Float64 = np.where(denominators > 0, numerators / denominators, np.nan).sum(axis=0)
-    return values
+    index = dense_clusters(np.asarray(cluster))[1]
+    left = 1.0 - np.bincount(index, weights=share)[index]
+    moved = influence.size * influence / np.where(left > 1e-12, left, 1.0)
+    numerator = value + moved - moved.mean()
+    return Contributions(np.stack([numerator, np.zeros_like(moved)]), np.stack([np.ones_like(moved), thinnest]), cluster, weights)
 
 
 def difference(first: Contributions, second: Contributions) -> Contributions:
@@ -253,18 +165,6 @@ def difference(first: Contributions, second: Contributions) -> Contributions:
     )
 
 
-def _sums(contributions: Contributions | ClusterSums) -> ClusterSums:
+def as_sums(contributions: Contributions | ClusterSums) -> ClusterSums:
+    """The sums given, or those of the rows given."""
     return contributions if isinstance(contributions, ClusterSums) else cluster_sums(contributions)
-
-
-def _check_replicates(replicates: int) -> None:
-    if replicates < 2:
-        raise ConfigError(f"replicates is {replicates}; a bootstrap needs at least 2", where="interval.replicates", mend="1000 is usual")
-
-
-def _percentiles(values: Float64, level: float) -> tuple[float, float]:
-    """Percentile interval; a replicate without weight could have been anything and counts against both ends."""
-    tail = (1.0 - level) / 2
-    lower = np.quantile(np.where(np.isnan(values), -np.inf, values), tail, method="inverted_cdf")
-    upper = np.quantile(np.where(np.isnan(values), np.inf, values), 1.0 - tail, method="inverted_cdf")
-    return float(lower), float(upper)

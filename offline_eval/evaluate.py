@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from offline_eval.bandit import NCIS, REGISTRY, SNIPS, Mean
-from offline_eval.contributions import Interval, Method, interval
+from offline_eval import sequential
+from offline_eval.bandit import NCIS, SNIPS, Mean
 from offline_eval.diagnostics import QUANTILES, Diagnostics, diagnose, weight_quantiles
+from offline_eval.intervals import Interval, Method, interval
+from offline_eval.registry import resolve
+from offline_eval.sequential import MeanReturn
 from offline_eval.validation import capped_weights, checked, vector
 from recrl.core.contracts import Array, Estimator, LoggedFeedback
-from recrl.core.errors import ConfigError
 
 ESTIMATES = pa.schema(
     [
@@ -72,7 +74,7 @@ class Evaluation:
     weights: pa.Table
 
 
-def estimate(feedback: LoggedFeedback, estimator: Estimator, *, level: float = 0.95, method: Method = "delta", seed: int = 0) -> Estimate:
+def estimate(feedback: LoggedFeedback, estimator: Estimator, *, level: float = 0.95, method: Method = "auto", seed: int = 0) -> Estimate:
     """Value, interval and diagnostics of one estimator on one log.
 
     **Errors**: :class:`DataError` for feedback that cannot be used, or an undefined value.
@@ -89,7 +91,7 @@ def ncis(
     cap: float = 10.0,
     cluster: Array | None = None,
     level: float = 0.95,
-    method: Method = "delta",
+    method: Method = "auto",
 ) -> Estimate:
     """Normalised capped importance sampling with a user-clustered interval; see :class:`offline_eval.bandit.NCIS`.
 
@@ -110,7 +112,7 @@ def snips(
     *,
     cluster: Array | None = None,
     level: float = 0.95,
-    method: Method = "delta",
+    method: Method = "auto",
 ) -> Estimate:
     """Self-normalised importance sampling with a user-clustered interval; see :class:`offline_eval.bandit.SNIPS`.
 
@@ -126,10 +128,10 @@ def evaluate(
     policy: str = "target",
     signal: str = "reward",
     level: float = 0.95,
-    method: Method = "delta",
+    method: Method = "auto",
     seed: int = 0,
 ) -> Evaluation:
-    """Estimate the value of one policy for one signal with several estimators, beside the logging policy's own mean.
+    """Estimate the value of one policy for one signal with several estimators, beside the logging policy's own mean (and mean return).
 
     Args:
         feedback: logged rows with the log-probabilities of both policies.
@@ -137,14 +139,17 @@ def evaluate(
         policy: name of the target policy in the tables.
         signal: name of the reward in the tables.
         level: nominal coverage of the intervals.
-        method: see :func:`offline_eval.contributions.interval`.
+        method: see :mod:`offline_eval.intervals`.
         seed: seed of a bootstrap.
 
     An undefined value (no overlap at all) is NaN with the verdict ``do not use``; anything else wrong with the feedback is an error.
     """
     rows = checked(feedback)
-    records = [_record("logged", signal, rows, Mean(), level, method, seed)]
-    records += [_record(policy, signal, rows, resolve(estimator), level, method, seed) for estimator in estimators]
+    asked = [resolve(estimator) for estimator in estimators]
+    # per row; where sequences are asked for, per trajectory too
+    logged: list[Estimator] = [Mean(), MeanReturn()] if any(e.name in sequential.REGISTRY for e in asked) else [Mean()]
+    records = [_record("logged", signal, rows, estimator, level, method, seed) for estimator in logged]
+    records += [_record(policy, signal, rows, estimator, level, method, seed) for estimator in asked]
     quantiles = weight_quantiles(capped_weights(rows, _LARGEST_SHOWN))
     shown = {"policy": [policy] * len(QUANTILES), "quantile": list(QUANTILES), "weight": quantiles.tolist()}
     return Evaluation(pa.Table.from_pylist(records, schema=ESTIMATES), pa.table(shown, schema=WEIGHTS))
@@ -156,18 +161,6 @@ def combine(evaluations: Sequence[Evaluation]) -> Evaluation:
         _first_of(pa.concat_tables([ESTIMATES.empty_table(), *(e.estimates for e in evaluations)]), ("policy", "signal", "estimator")),
         _first_of(pa.concat_tables([WEIGHTS.empty_table(), *(e.weights for e in evaluations)]), ("policy", "quantile")),
     )
-
-
-def resolve(estimator: str | Estimator) -> Estimator:
-    """An estimator by name, or the estimator given.
-
-    **Errors**: :class:`ConfigError` for an unknown name.
-    """
-    if not isinstance(estimator, str):
-        return estimator
-    if estimator not in REGISTRY:
-        raise ConfigError(f"unknown estimator {estimator!r}", where="estimators", mend=f"choose from: {', '.join(REGISTRY)}")
-    return REGISTRY[estimator]
 
 
 def _record(
@@ -186,7 +179,7 @@ def _record(
         "lower": result.lower,
         "upper": result.upper,
         "level": level,
-        "interval": method,
+        "interval": result.method,
         "rows": found.rows,
         "users": found.users,
         "ess": found.ess,

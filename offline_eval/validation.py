@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recrl.core.contracts import LoggedFeedback
-from recrl.core.errors import DataError
+from recrl.core.errors import ConfigError, DataError
 
 Float64 = NDArray[np.float64]
 
@@ -30,6 +30,31 @@ def checked(feedback: LoggedFeedback) -> LoggedFeedback:
     if rows == 0:
         raise DataError("there are no rows to evaluate", where="LoggedFeedback.reward", mend="check the filter or split that made the log")
     finite(reward, "reward")
+    target, behaviour = check_log_probs(feedback, rows)
+    cluster = clusters(feedback.cluster, rows)
+    changes: dict[str, Any] = {}
+    for name in ("target_value", "logged_value", "discount"):
+        given = getattr(feedback, name)
+        if given is not None:
+            changes[name] = finite(same_length(vector(given, name), rows, name), name)
+    if "discount" in changes:
+        factor = changes["discount"]
+        refuse((factor < 0) | (factor > 1), factor, "discount", "a discount lies in [0, 1]")
+    return replace(
+        feedback,
+        reward=reward,
+        target_log_prob=target,
+        behaviour_log_prob=behaviour,
+        cluster=cluster,
+        **changes,
+    )
+
+
+def check_log_probs(feedback: LoggedFeedback, rows: int) -> tuple[Float64, Float64]:
+    """Log-probabilities (n,) of the logged actions under the target and the logging policy.
+
+    **Errors**: :class:`DataError` for another shape, NaN, plus infinity, or a logged action with zero behaviour propensity.
+    """
     target = same_length(vector(feedback.target_log_prob, "target_log_prob"), rows, "target_log_prob")
     refuse(
         np.isnan(target) | (target == np.inf),
@@ -44,7 +69,15 @@ def checked(feedback: LoggedFeedback) -> LoggedFeedback:
         "behaviour_log_prob",
         "the logging policy took this action, so its propensity is positive: give its natural logarithm, or leave the row out",
     )
-    cluster = np.asarray(feedback.cluster)
+    return target, behaviour
+
+
+def clusters(array: Any, rows: int) -> NDArray[np.int64]:
+    """Integer users (n,).
+
+    **Errors**: :class:`DataError` for other types or shapes.
+    """
+    cluster = np.asarray(array)
     if cluster.dtype.kind not in "iu":
         raise DataError(
             f"clusters are {cluster.dtype}, not integers",
@@ -52,19 +85,29 @@ def checked(feedback: LoggedFeedback) -> LoggedFeedback:
             mend="give one integer user id a row, e.g. the store's dense `user` column",
         )
     same_length(one_dimensional(cluster, "cluster"), rows, "cluster")
-    changes: dict[str, Any] = {}
-    for name in ("target_value", "logged_value"):
-        given = getattr(feedback, name)
-        if given is not None:
-            changes[name] = finite(same_length(vector(given, name), rows, name), name)
-    return replace(
-        feedback,
-        reward=reward,
-        target_log_prob=target,
-        behaviour_log_prob=behaviour,
-        cluster=cluster.astype(np.int64, copy=False),
-        **changes,
-    )
+    return cluster.astype(np.int64, copy=False)
+
+
+def predictions(rows: LoggedFeedback, name: str) -> tuple[Float64, Float64]:
+    """``target_value`` and ``logged_value`` (n,) of checked feedback.
+
+    **Errors**: :class:`DataError` where one is absent.
+    """
+    return _prediction(rows, "target_value", name), _prediction(rows, "logged_value", name)
+
+
+def target_prediction(rows: LoggedFeedback, name: str) -> Float64:
+    """``target_value`` (n,) of checked feedback.
+
+    **Errors**: :class:`DataError` where it is absent.
+    """
+    return _prediction(rows, "target_value", name)
+
+
+def check_positive(value: float, name: str, mend: str) -> None:
+    """Refuse an option that must be positive and finite."""
+    if not 0.0 < value < np.inf:
+        raise ConfigError(f"{name} is {value}; it must be positive and finite", where=name, mend=mend)
 
 
 def log_weights(feedback: LoggedFeedback) -> Float64:
@@ -93,29 +136,40 @@ def capped_weights(feedback: LoggedFeedback, cap: float) -> Float64:
     return np.exp(np.minimum(log_weights(feedback), np.log(cap)))
 
 
-def vector(array: Any, name: str) -> Float64:
+def _prediction(rows: LoggedFeedback, field: str, name: str) -> Float64:
+    values = getattr(rows, field)
+    if values is None:
+        raise DataError(
+            f"{name} needs predicted rewards",
+            where=f"LoggedFeedback.{field}",
+            mend="add them with offline_eval.cross_fit (or fitted_q for sequences), or use an estimator of weights alone",
+        )
+    return np.asarray(values)
+
+
+def vector(array: Any, name: str, *, where: str = "LoggedFeedback") -> Float64:
     """``array`` as ``(n,)`` float64."""
     try:
         values = np.asarray(array, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise DataError(f"{name} is not numeric: {error}", where=f"LoggedFeedback.{name}", mend="give one number a row") from None
-    return one_dimensional(values, name)
+        raise DataError(f"{name} is not numeric: {error}", where=f"{where}.{name}", mend="give one number a row") from None
+    return one_dimensional(values, name, where=where)
 
 
-def one_dimensional(array: NDArray[Any], name: str) -> NDArray[Any]:
+def one_dimensional(array: NDArray[Any], name: str, *, where: str = "LoggedFeedback") -> NDArray[Any]:
     """``array`` if it has one dimension."""
     if array.ndim != 1:
-        raise DataError(
-            f"{name} has shape {array.shape}, expected (n,)", where=f"LoggedFeedback.{name}", mend="flatten it to one value a row"
-        )
+        raise DataError(f"{name} has shape {array.shape}, expected (n,)", where=f"{where}.{name}", mend="flatten it to one value a row")
     return array
 
 
-def same_length(array: NDArray[Any], rows: int, name: str) -> NDArray[Any]:
+def same_length(array: NDArray[Any], rows: int, name: str, *, where: str = "LoggedFeedback") -> NDArray[Any]:
     """``array`` if it has ``rows`` values."""
     if array.shape[0] != rows:
         raise DataError(
-            f"{name} holds {array.shape[0]} values for {rows} rewards", where=f"LoggedFeedback.{name}", mend="give one value a row"
+            f"{name} holds {array.shape[0]} values for {rows} rows",
+            where=f"{where}.{name}",
+            mend="give one value a row",
         )
     return array
 
@@ -126,10 +180,10 @@ def finite(array: Float64, name: str) -> Float64:
     return array
 
 
-def refuse(bad: NDArray[np.bool_], array: Float64, name: str, mend: str) -> None:
+def refuse(bad: NDArray[np.bool_], array: Float64, name: str, mend: str, *, where: str = "LoggedFeedback.{name}[{row}]") -> None:
     """Raise for the first row marked ``bad``."""
     if bool(bad.any()):
         row = int(np.argmax(bad))
         raise DataError(
-            f"{name} is {array[row]} in row {row} ({int(bad.sum())} such rows)", where=f"LoggedFeedback.{name}[{row}]", mend=mend
+            f"{name} is {array[row]} in row {row} ({int(bad.sum())} such rows)", where=where.format(name=name, row=row), mend=mend
         )

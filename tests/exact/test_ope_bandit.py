@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 import offline_eval
+from offline_eval import bandit, doubly_robust
 from recrl.core.contracts import Contributions, Estimator, LoggedFeedback
+from recrl.core.errors import DataError
+from recrl.core.ragged import Offsets
+from recrl.core.streams import Purpose, Streams
 
+FAMILY = {**bandit.REGISTRY, **doubly_robust.REGISTRY}
 FLOATS = st.floats(-5, 5, allow_nan=False, width=32)
 
 
@@ -27,6 +36,7 @@ def logs(draw: st.DrawFn) -> LoggedFeedback:
 
     target = column(st.one_of(st.floats(-6, 0), st.just(-math.inf)))
     target[0] = -0.5  # some overlap, so that self-normalised values are defined
+    target = target + 1e-6 * np.arange(n)  # no two rows alike
     return LoggedFeedback(
         reward=column(FLOATS),
         target_log_prob=target,
@@ -40,35 +50,46 @@ def logs(draw: st.DrawFn) -> LoggedFeedback:
 def by_hand(name: str, log: LoggedFeedback, cap: float = 10.0) -> float:
     """The formulas of the docstrings, one row at a time."""
     n = len(log.reward)
-    total = weight_sum = direct = residuals = capped = capped_sum = 0.0
-    for i in range(n):
-        w = math.exp(log.target_log_prob[i]) / math.exp(log.behaviour_log_prob[i])
+    total = weight_sum = direct = residuals = capped = capped_sum = switched = 0.0
+    users: dict[int, list[tuple[float, float]]] = {}
+    ratio = [math.exp(log.target_log_prob[i]) / math.exp(log.behaviour_log_prob[i]) for i in range(n)]
+    for i, w in enumerate(ratio):
         total += w * log.reward[i]
         weight_sum += w
         capped += min(w, cap) * log.reward[i]
         capped_sum += min(w, cap)
         direct += log.target_value[i]
         residuals += w * (log.reward[i] - log.logged_value[i])
+        switched += w * (log.reward[i] - log.logged_value[i]) if w <= cap else 0.0
+        users.setdefault(int(log.cluster[i]), []).append((min(w, cap), log.reward[i]))
+    means = [sum(w * r for w, r in rows) / sum(w for w, _ in rows) for rows in users.values() if any(w for w, _ in rows)]
+    by_content = sorted(range(n), key=lambda i: (log.target_log_prob[i], log.behaviour_log_prob[i], log.reward[i]))
+    draws = Streams(0).uniform(np.arange(n), 1, Purpose.SPLITS)
+    accepted = [log.reward[i] for u, i in zip(draws, by_content, strict=True) if u * max(ratio) < ratio[i]]
     return {
         "mean": sum(log.reward) / n,
         "ips": total / n,
         "clipped_ips": capped / n,
         "snips": total / weight_sum,
         "ncis": capped / capped_sum,
+        "ncis_trajectory": sum(means) / len(means),
+        "replay": sum(accepted) / max(len(accepted), 1),
+        "dm": direct / n,
         "dr": (direct + residuals) / n,
         "sndr": direct / n + residuals / weight_sum,
+        "switch_dr": (direct + switched) / n,
     }[name]
 
 
-@pytest.mark.parametrize("name", sorted(offline_eval.REGISTRY))
+@pytest.mark.parametrize("name", sorted(FAMILY))
 @given(log=logs())
 @settings(max_examples=25)
 def test_every_estimator_equals_its_formula(name: str, log: LoggedFeedback) -> None:
-    estimate = offline_eval.value(offline_eval.REGISTRY[name].contributions(log))
+    estimate = offline_eval.value(FAMILY[name].contributions(log))
     assert estimate == pytest.approx(by_hand(name, log), rel=1e-10, abs=1e-10)
 
 
-@pytest.mark.parametrize("name", sorted(offline_eval.REGISTRY))
+@pytest.mark.parametrize("name", sorted(FAMILY))
 @given(log=logs())
 @settings(max_examples=25)
 def test_value_and_error_do_not_depend_on_row_order_or_on_user_names(name: str, log: LoggedFeedback) -> None:
@@ -81,7 +102,7 @@ def test_value_and_error_do_not_depend_on_row_order_or_on_user_names(name: str, 
         log.target_value[order],
         log.logged_value[order],
     )
-    first, second = (offline_eval.REGISTRY[name].contributions(x) for x in (log, shuffled))
+    first, second = (FAMILY[name].contributions(x) for x in (log, shuffled))
     assert offline_eval.value(second) == pytest.approx(offline_eval.value(first), rel=1e-10, abs=1e-10)
     assert offline_eval.standard_error(second) == pytest.approx(offline_eval.standard_error(first), rel=1e-6, abs=1e-9)
 
@@ -90,7 +111,7 @@ def test_value_and_error_do_not_depend_on_row_order_or_on_user_names(name: str, 
 @given(log=logs(), shift=st.floats(-3, 3), scale=st.floats(0.1, 3))
 @settings(max_examples=25)
 def test_self_normalised_value_follows_shift_and_scale_of_the_reward(name: str, log: LoggedFeedback, shift: float, scale: float) -> None:
-    estimator = offline_eval.REGISTRY[name]
+    estimator = FAMILY[name]
     moved = LoggedFeedback(scale * log.reward + shift, log.target_log_prob, log.behaviour_log_prob, log.cluster)
     expected = scale * offline_eval.value(estimator.contributions(log)) + shift
     assert offline_eval.value(estimator.contributions(moved)) == pytest.approx(expected, rel=1e-9, abs=1e-9)
@@ -104,13 +125,14 @@ def test_self_normalised_value_ignores_a_common_factor_of_the_weights(log: Logge
     assert second == pytest.approx(first, rel=1e-9, abs=1e-9)
 
 
-@pytest.mark.parametrize("name", sorted(offline_eval.REGISTRY))
+@pytest.mark.parametrize("name", sorted(FAMILY))
 def test_policy_equal_to_the_logger_gives_unit_weights_and_the_log_mean(name: str) -> None:
     rng = np.random.default_rng(0)
     log_prob, reward = rng.normal(size=50), rng.random(50)
-    prediction = rng.random(50)  # v = q: nothing but the residual is left of a doubly robust estimate
+    # v = q: nothing but the residual is left of a doubly robust estimate; a direct one needs to foresee rewards
+    prediction = reward if name == "dm" else rng.random(50)
     log = LoggedFeedback(reward, log_prob, log_prob, np.arange(50) // 5, prediction, prediction)
-    contributions = offline_eval.REGISTRY[name].contributions(log)
+    contributions = FAMILY[name].contributions(log)
     assert np.all(contributions.weights == 1.0)
     assert offline_eval.value(contributions) == pytest.approx(reward.mean(), rel=1e-12)
 
@@ -123,25 +145,31 @@ REWARD = np.array([[0.2, 0.5, 0.9], [0.7, 0.4, 0.1]])
 TRUTH = float((CONTEXTS[:, None] * TARGET * REWARD).sum())
 
 
-def expectation(estimator: Estimator, rows: int, assumed_logger: np.ndarray, predicted: np.ndarray | None = None) -> float:
-    """Sum of probability times value over every log of ``rows`` rows."""
+def possible_logs(
+    rows: int, target: np.ndarray, logger: np.ndarray, assumed: np.ndarray, predicted: np.ndarray | None = None
+) -> Iterator[tuple[float, LoggedFeedback]]:
+    """Every log of ``rows`` rows that ``logger`` may write, with its probability."""
     cells = list(itertools.product(range(2), range(3), (0.0, 1.0)))
-    total = 0.0
     for log in itertools.product(cells, repeat=rows):
         x, a = (np.array([cell[k] for cell in log], dtype=int) for k in range(2))
         r = np.array([cell[2] for cell in log])
-        probability = np.prod(CONTEXTS[x] * LOGGER[x, a] * np.where(r == 1, REWARD[x, a], 1 - REWARD[x, a]))
+        probability = np.prod(CONTEXTS[x] * logger[x, a] * np.where(r == 1, REWARD[x, a], 1 - REWARD[x, a]))
         with np.errstate(divide="ignore"):
             feedback = LoggedFeedback(
                 r,
-                np.log(TARGET[x, a]),
-                np.log(assumed_logger[x, a]),
+                np.log(target[x, a]),
+                np.log(assumed[x, a]),
                 np.arange(rows),
-                None if predicted is None else (TARGET * predicted).sum(axis=1)[x],
+                None if predicted is None else (target * predicted).sum(axis=1)[x],
                 None if predicted is None else predicted[x, a],
             )
-        total += float(probability) * offline_eval.value(estimator.contributions(feedback))
-    return total
+        yield float(probability), feedback
+
+
+def expectation(estimator: Estimator, rows: int, assumed_logger: np.ndarray, predicted: np.ndarray | None = None) -> float:
+    """Sum of probability times value over every log of ``rows`` rows."""
+    logs = possible_logs(rows, TARGET, LOGGER, assumed_logger, predicted)
+    return sum(probability * offline_eval.value(estimator.contributions(feedback)) for probability, feedback in logs)
 
 
 def test_ips_is_unbiased_over_every_possible_log() -> None:
@@ -166,6 +194,99 @@ def test_clipping_biases_by_the_mass_above_the_cap() -> None:
     assert expectation(offline_eval.ClippedIPS(cap), 2, LOGGER) == pytest.approx(
         float((CONTEXTS[:, None] * kept * REWARD).sum()), abs=1e-12
     )
+
+
+PREDICTED = np.array([[1.0, -2.0, 0.3], [0.0, 4.0, 0.5]])
+
+
+def test_the_direct_method_is_worth_what_its_model_says() -> None:
+    assert expectation(offline_eval.DM(), 2, LOGGER, REWARD) == pytest.approx(TRUTH, abs=1e-12)
+    claimed = float((CONTEXTS[:, None] * TARGET * PREDICTED).sum())
+    assert expectation(offline_eval.DM(), 2, LOGGER, PREDICTED) == pytest.approx(claimed, abs=1e-12)
+
+
+def test_switching_biases_by_the_models_error_above_the_threshold() -> None:
+    above = TARGET / LOGGER > 2.0
+    assert above.sum() == 2
+    bias = float((CONTEXTS[:, None] * TARGET * above * (PREDICTED - REWARD)).sum())
+    assert expectation(offline_eval.SwitchDR(2.0), 2, LOGGER, PREDICTED) == pytest.approx(TRUTH + bias, abs=1e-12)
+    assert expectation(offline_eval.SwitchDR(4.1), 2, LOGGER, PREDICTED) == pytest.approx(TRUTH, abs=1e-12)
+
+
+def test_replay_is_unbiased_given_that_something_is_accepted() -> None:
+    """A logger that shows each action alike and a deterministic target: the rows where both agree are accepted, whatever is drawn."""
+    uniform, chosen = np.full((2, 3), 1 / 3), np.array([[0.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
+    total = heard = 0.0
+    for probability, log in possible_logs(2, chosen, uniform, uniform):
+        contributions = offline_eval.Replay(bound=3.0).contributions(log)
+        assert np.array_equal(contributions.denominators[0], log.target_log_prob == 0.0)
+        if contributions.denominators.sum():
+            total += probability * offline_eval.value(contributions)
+            heard += probability
+    assert total / heard == pytest.approx(float((CONTEXTS[:, None] * chosen * REWARD).sum()), abs=1e-12)
+
+
+def test_replay_accepts_rows_in_proportion_to_their_weight() -> None:
+    """400 seeds a row: each acceptance rate lies within 5 standard errors of w / bound; false alarm below 1e-5."""
+    weight = np.array([0.0, 0.3, 1.0, 2.5, 4.0])
+    with np.errstate(divide="ignore"):
+        log = LoggedFeedback(np.arange(5.0), np.log(weight), np.zeros(5), np.arange(5))
+    kept = np.stack([offline_eval.Replay(bound=5.0, seed=seed).contributions(log).denominators[0] for seed in range(400)])
+    expected = weight / 5.0
+    assert np.all(np.abs(kept.mean(axis=0) - expected) <= 5 * np.sqrt(expected * (1 - expected) / 400))
+    largest = offline_eval.Replay().contributions(log)
+    assert largest.denominators[0, 4] == 1.0
+    assert largest.weights.max() == 4.0
+    with pytest.raises(DataError, match=re.escape("weight is 4.0 in row 4 (1 such rows)")):
+        offline_eval.Replay(bound=3.9).contributions(log)
+
+
+def test_replay_of_nothing_accepted_is_undefined() -> None:
+    log = LoggedFeedback(np.ones(2), np.full(2, -np.inf), np.zeros(2), np.arange(2))
+    with pytest.raises(DataError, match="every importance weight is zero"):
+        offline_eval.value(offline_eval.Replay().contributions(log))
+
+
+def test_trajectories_count_alike_in_the_metric_of_session_papers() -> None:
+    """Two trajectories of one user, weights 3 and 1 in the first, one capped row in the second."""
+    log = LoggedFeedback(
+        np.array([1.0, 5.0, 10.0, 7.0]),
+        np.log([0.3, 0.1, 0.9, 0.5]),
+        np.log([0.1, 0.1, 0.01, 0.5]),
+        np.zeros(4, dtype=int),
+        trajectory=Offsets.from_lengths([2, 0, 2]),
+    )
+    found = offline_eval.value(offline_eval.TrajectoryNCIS(cap=4.0).contributions(log))
+    assert found == pytest.approx(((3 * 1 + 1 * 5) / 4 + (4 * 10 + 1 * 7) / 5) / 2, rel=1e-12)
+    on_policy = replace(log, target_log_prob=log.behaviour_log_prob)
+    assert offline_eval.value(offline_eval.TrajectoryNCIS().contributions(on_policy)) == pytest.approx((3.0 + 8.5) / 2, rel=1e-12)
+    silent = replace(log, target_log_prob=np.array([-np.inf, -np.inf, 0.0, 0.0]))
+    assert offline_eval.value(offline_eval.TrajectoryNCIS(1.0).contributions(silent)) == pytest.approx(8.5, rel=1e-12)
+
+
+# a log that holds every context, action and reward in its exact proportion: what an infinite log would say
+SHARE = np.round(1000 * CONTEXTS[:, None, None] * LOGGER[..., None] * np.stack([1 - REWARD, REWARD], axis=-1)).astype(int)
+
+
+@pytest.mark.parametrize("name", ["ips", "snips", "dr", "sndr", "switch_dr", "replay", "ncis", "clipped_ips", "dm"])
+def test_consistent_estimators_are_exact_on_an_exhaustive_log(name: str) -> None:
+    x, a, r = (index.repeat(SHARE.ravel()) for index in (grid.ravel() for grid in np.indices(SHARE.shape)))
+    assert x.size == 1000
+    predicted = REWARD if name == "dm" else PREDICTED
+    with np.errstate(divide="ignore"):
+        log = LoggedFeedback(
+            r.astype(float),
+            np.log(TARGET[x, a]),
+            np.log(LOGGER[x, a]),
+            np.arange(x.size),
+            (TARGET * predicted).sum(axis=1)[x],
+            predicted[x, a],
+        )
+    found = offline_eval.value(FAMILY[name].contributions(log))
+    if name == "replay":  # consistent, but it draws: 1 / 4 of the rows, deviation at most 0.5 / sqrt(250), 5 of these
+        assert found == pytest.approx(TRUTH, abs=5 * 0.5 / math.sqrt(250))
+    else:
+        assert found == pytest.approx(TRUTH, abs=1e-10)
 
 
 def gaussian(action: np.ndarray, centre: np.ndarray | float, sigma: float = 25.0) -> np.ndarray:
@@ -194,13 +315,13 @@ def test_capped_weights_never_overflow() -> None:
 
 def test_impossible_target_actions_have_weight_zero() -> None:
     log = LoggedFeedback(np.array([1.0, 5.0]), np.array([0.0, -np.inf]), np.array([0.0, -1.0]), np.array([0, 1]))
-    assert [offline_eval.value(offline_eval.REGISTRY[name].contributions(log)) for name in ("ips", "snips")] == [0.5, 1.0]
+    assert [offline_eval.value(FAMILY[name].contributions(log)) for name in ("ips", "snips")] == [0.5, 1.0]
 
 
 def test_all_zero_rewards_are_worth_zero() -> None:
     log = LoggedFeedback(np.zeros(4), np.log([0.1, 0.2, 0.3, 0.4]), np.log([0.4, 0.3, 0.2, 0.1]), np.arange(4))
     for name in ("mean", "ips", "clipped_ips", "snips", "ncis"):
-        found = offline_eval.interval(offline_eval.REGISTRY[name].contributions(log))
+        found = offline_eval.interval(FAMILY[name].contributions(log))
         assert (found.value, found.lower, found.upper) == (0.0, 0.0, 0.0)
 
 
@@ -215,7 +336,7 @@ def test_tensors_and_lists_are_taken_as_they_are() -> None:
 
 
 def test_registry_holds_estimators_under_their_names() -> None:
-    for name, estimator in offline_eval.REGISTRY.items():
+    for name, estimator in FAMILY.items():
         assert isinstance(estimator, Estimator)
         assert estimator.name == name
         log = LoggedFeedback(np.ones(3), np.zeros(3), np.zeros(3), np.arange(3), np.ones(3), np.ones(3))
@@ -228,3 +349,26 @@ def test_registry_holds_estimators_under_their_names() -> None:
 def test_import_loads_no_torch() -> None:
     code = "import sys, offline_eval; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_slates_and_vectors_enter_through_their_log_probabilities_alone() -> None:
+    """Every ordered slate of two out of four items with its Plackett-Luce probability; then a Gaussian density over a fine grid."""
+    torch = pytest.importorskip("torch")
+    from recrl.core.contracts import Observation
+    from recrl.policies.items import ItemPolicy, TableScores, item_spec
+
+    slates = torch.tensor(list(itertools.permutations(range(4), 2)))
+    observation = Observation(user=torch.arange(len(slates)))
+    scores = [torch.tensor(s, dtype=torch.float32) for s in ([0.0, 1.0, 0.5, -1.0], [1.0, -0.5, 0.0, 0.7])]
+    logged, target = (ItemPolicy(TableScores(s), item_spec(4, 2)).log_prob(observation, slates).double().numpy() for s in scores)
+    reward = np.random.default_rng(0).random(len(slates))
+    truth = float(np.exp(target) @ reward / np.exp(target).sum())
+    # each slate once, its own probability as the weight of the row: what the logger would write, in proportion
+    weighted = LoggedFeedback(reward * np.exp(logged) * len(slates), target, logged, np.arange(len(slates)))
+    assert offline_eval.value(offline_eval.IPS().contributions(weighted)) == pytest.approx(truth, abs=1e-6)  # float32 policies
+    with pytest.raises(DataError, match=re.escape("target_log_prob has shape (12, 2), expected (n,)")):
+        offline_eval.SNIPS().contributions(replace(weighted, target_log_prob=np.stack([target, target], axis=1)))
+
+    action = stats.norm.ppf((np.arange(20_000) + 0.5) / 20_000)  # standard normal logger, in proportion
+    log = LoggedFeedback(action**2, stats.norm.logpdf(action, 0.3, 0.6), stats.norm.logpdf(action), np.arange(action.size))
+    assert offline_eval.value(offline_eval.SNIPS().contributions(log)) == pytest.approx(0.3**2 + 0.6**2, abs=1e-4)

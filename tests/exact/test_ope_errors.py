@@ -32,7 +32,7 @@ BAD = [
     (dict(target_log_prob=np.array([-1.0, np.nan, 0.0])), "target_log_prob is nan in row 1", "LoggedFeedback.target_log_prob[1]"),
     (dict(target_log_prob=np.array([-1.0, 0.0, np.inf])), "target_log_prob is inf in row 2", "LoggedFeedback.target_log_prob[2]"),
     (dict(target_log_prob=np.zeros((3, 1))), "target_log_prob has shape (3, 1)", "LoggedFeedback.target_log_prob"),
-    (dict(target_log_prob=np.zeros(2)), "target_log_prob holds 2 values for 3 rewards", "LoggedFeedback.target_log_prob"),
+    (dict(target_log_prob=np.zeros(2)), "target_log_prob holds 2 values for 3 rows", "LoggedFeedback.target_log_prob"),
     (
         dict(behaviour_log_prob=np.array([-1.0, -np.inf, -1.0])),
         "behaviour_log_prob is -inf in row 1",
@@ -42,13 +42,13 @@ BAD = [
     (dict(cluster=np.array([0.0, 0.5, 1.0])), "clusters are float64, not integers", "LoggedFeedback.cluster"),
     (dict(cluster=np.array(["u", "v", "w"])), "not integers", "LoggedFeedback.cluster"),
     (dict(cluster=np.zeros((3, 1), dtype=int)), "cluster has shape (3, 1)", "LoggedFeedback.cluster"),
-    (dict(cluster=np.array([0, 1])), "cluster holds 2 values for 3 rewards", "LoggedFeedback.cluster"),
+    (dict(cluster=np.array([0, 1])), "cluster holds 2 values for 3 rows", "LoggedFeedback.cluster"),
     (
         dict(target_value=np.array([0.0, np.nan, 0.0]), logged_value=np.zeros(3)),
         "target_value is nan in row 1",
         "LoggedFeedback.target_value[1]",
     ),
-    (dict(target_value=np.zeros(3), logged_value=np.zeros(4)), "logged_value holds 4 values for 3 rewards", "LoggedFeedback.logged_value"),
+    (dict(target_value=np.zeros(3), logged_value=np.zeros(4)), "logged_value holds 4 values for 3 rows", "LoggedFeedback.logged_value"),
     (
         dict(reward=np.array([]), target_log_prob=np.array([]), behaviour_log_prob=np.array([]), cluster=np.array([], dtype=int)),
         "there are no rows to evaluate",

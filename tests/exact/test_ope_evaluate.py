@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from scipy import stats
 import offline_eval
 from offline_eval.diagnostics import QUANTILES, effective_sample_size
 from recrl.core.contracts import Contributions, LoggedFeedback
+from recrl.core.ragged import Offsets
 from recrl.core.runs import RunFolder
 
 
@@ -131,6 +133,19 @@ def test_no_overlap_is_a_row_with_a_verdict() -> None:
     assert math.isnan(rows[2]["upper"])
     assert {r["verdict"] for r in rows[1:]} == {"do not use"}
     assert rows[2]["reasons"] == "the target policy never takes a logged action"
+
+
+def test_sequences_stand_beside_the_mean_return() -> None:
+    log = replace(healthy(), trajectory=Offsets.from_lengths(np.full(1000, 5)))
+    rows = offline_eval.evaluate(log, ["snips", "wpdis", offline_eval.PDIS()]).estimates.to_pylist()
+    assert [(r["policy"], r["estimator"], r["rows"]) for r in rows] == [
+        *(("logged", "mean", 5000), ("logged", "mean_return", 1000)),
+        *(("target", "snips", 5000), ("target", "wpdis", 1000), ("target", "pdis", 1000)),
+    ]
+    assert rows[1]["value"] == pytest.approx(5 * rows[0]["value"])
+    assert {r["interval"] for r in rows} == {"delta"}
+    few = offline_eval.evaluate(healthy(users=50), ["snips"]).estimates.to_pylist()
+    assert {r["interval"] for r in few} == {"skew_t"}
 
 
 def test_combined_tables_hold_each_row_once_and_fit_a_run_folder(tmp_path: object) -> None:
