@@ -57,7 +57,7 @@ TABLES: dict[str, TableSpec] = {
         numbers="eta sample_ratio_p seconds",
         flags="paired",
     ),
-    "ranking": _table("supervised rankers", text="policy split positives part metric", counts="cases", numbers="value"),
+    "ranking": _table("supervised rankers", text="policy split positives part metric", counts="cases", numbers="value popularity"),
     "simulator_fit": _table("simulator fit", text="quantity group note", numbers="simulated logged lower upper"),
 }
 """Every table of ``docs/artifacts.md`` by file name."""

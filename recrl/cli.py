@@ -11,7 +11,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 # a process computes on one core; several seeds or shards are several processes. Set before any library starts its threads.
@@ -31,15 +31,23 @@ class Verb:
 VERBS: dict[str, Verb] = {
     "demo": Verb("recrl.verbs.demo", "demo", "the whole loop on real data: learn, estimate, simulate, compare, report"),
     "data list": Verb("recrl.verbs.data", "list_datasets", "datasets and prepared stores"),
-    "data prepare": Verb("recrl.verbs.data", "prepare_dataset", "official files -> sorted columnar store"),
+    "data download": Verb("recrl.verbs.data", "download_dataset", "a dataset from its owners: licence, checksum, resumable"),
+    "data prepare": Verb("recrl.verbs.prepare", "prepare_dataset", "official files, or a log of your own -> sorted columnar store"),
+    "data append": Verb("recrl.verbs.prepare", "append_rows", "new rows or files into a store"),
     "data describe": Verb("recrl.verbs.data", "describe_dataset", "depth, return gaps, rates, popularity: tables and plots"),
     "replay": Verb("recrl.verbs.replay", "replay_log", "the offline half: describe a log, train on it, estimate off-policy"),
     "train": Verb("recrl.verbs.train", "train", "train a learner on a log"),
+    "online": Verb("recrl.verbs.online", "online", "train a learner by acting, on simulated users or in a control task"),
     "ope": Verb("recrl.verbs.ope", "ope", "off-policy estimates of a run's policies"),
     "simulate fit": Verb("recrl.verbs.simulate", "fit", "fit a user-retention simulator to a log"),
     "simulate report": Verb("recrl.verbs.simulate", "report", "how well a fitted simulator matches held-out users"),
     "ab": Verb("recrl.verbs.ab", "ab", "A/B test of policies in a fitted simulator"),
+    "runs list": Verb("recrl.verbs.runs", "list_runs", "runs: state, progress, age, size"),
+    "runs show": Verb("recrl.verbs.runs", "show_run", "one run: options, metrics, what it holds, how to go on"),
+    "runs rm": Verb("recrl.verbs.runs", "remove_runs", "remove runs"),
+    "runs gc": Verb("recrl.verbs.runs", "collect_waste", "remove what no run needs any more"),
     "dashboard": Verb("recrl.verbs.dashboard", "dashboard", "open the dashboard on a folder of runs"),
+    "bench": Verb("recrl.verbs.bench", "bench", "benchmarks of the checkout: list them, or run one"),
     "doctor": Verb("recrl.verbs.doctor", "doctor", "versions, device, data found, what is missing and the mend"),
 }
 
@@ -90,6 +98,10 @@ def _call(verb: Verb, name: str, words: list[str], talk: Any) -> int:
     options_type = function.__annotations__["options"]
     if isinstance(options_type, str):
         options_type = vars(importlib.import_module(verb.module))[options_type]
+    # what stands behind `--` belongs to another program, where the verb runs one
+    rest: tuple[str, ...] = ()
+    if "--" in words and "arguments" in {f.name for f in fields(options_type)}:
+        words, rest = words[: words.index("--")], tuple(words[words.index("--") + 1 :])
     footer = "Also: --json prints one JSON object as the last line of stdout; --debug shows tracebacks."
     try:
         options = tyro.cli(options_type, args=words, prog=f"recrl {name}", description=f"{verb.help}. {footer}")
@@ -98,13 +110,14 @@ def _call(verb: Verb, name: str, words: list[str], talk: Any) -> int:
         if status:
             talk.failure("options not understood", where=f"recrl {name}", mend=f"recrl {name} --help lists them")
         return status
-    return function(options, talk) or 0
+    return function(replace(options, arguments=rest) if rest else options, talk) or 0
 
 
 def _take(words: list[str], flag: str) -> bool:
-    found = flag in words
-    while flag in words:
-        words.remove(flag)
+    end = words.index("--") if "--" in words else len(words)
+    kept = [word for word in words[:end] if word != flag]
+    found = len(kept) < end
+    words[:end] = kept
     return found
 
 

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import sys
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
 from rich.table import Table
 
+from recrl.core.contracts import Progress
 from recrl.core.errors import RecrlError
+
+if TYPE_CHECKING:
+    # half a second that a help page need not wait for
+    from recrl.core.runs import RunFolder
 
 _PLAIN_EVERY_SECONDS = 5.0
 _PIPE_WIDTH = 160
+_BARS = "▁▂▃▄▅▆▇█"
 
 
 class Talk:
@@ -31,12 +39,15 @@ class Talk:
         # a pipe has no width: leave tables whole
         self._out = Console(soft_wrap=True, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
         self._err = Console(stderr=True, soft_wrap=True)
-        self._last_plain = 0.0
-        self._bar: Progress | None = None
+        self._bar: Bars | None = None
 
     def say(self, text: str) -> None:
         """A line for a reader."""
         (self._err if self.as_json else self._out).print(text, markup=False, highlight=False)
+
+    def warn(self, text: str) -> None:
+        """A line for a reader, beside the results."""
+        self._err.print(text, markup=False, highlight=False)
 
     def table(self, title: str, columns: list[str], rows: list[list[str]]) -> None:
         """A table for a reader."""
@@ -55,19 +66,21 @@ class Talk:
         if self.as_json:
             print(json.dumps(finite(data), sort_keys=True, allow_nan=False, default=str), flush=True)
 
-    def progress(self, stage: str) -> Callable[[float, str], None]:
+    def progress(self, stage: str) -> Progress:
         """A reporter of one stage: a bar on a terminal, a line every few seconds elsewhere."""
         if self._err.is_terminal:
             return self._bar_reporter(stage)
+        last = -math.inf
 
         def report(done: float, text: str) -> None:
-            if time.monotonic() - self._last_plain >= _PLAIN_EVERY_SECONDS or done >= 1.0:
-                self._last_plain = time.monotonic()
+            nonlocal last
+            if time.monotonic() - last >= _PLAIN_EVERY_SECONDS or done >= 1.0:
+                last = time.monotonic()
                 print(f"{stage}: {done:4.0%}  {text}", file=sys.stderr, flush=True)
 
         return report
 
-    def _bar_reporter(self, stage: str) -> Callable[[float, str], None]:
+    def _bar_reporter(self, stage: str) -> Progress:
         if self._bar is None:
             columns = (
                 TextColumn("{task.description:<24}", markup=False),
@@ -75,7 +88,7 @@ class Talk:
                 TextColumn("{task.percentage:3.0f}%"),
                 TimeElapsedColumn(),
             )
-            self._bar = Progress(*columns, console=self._err)
+            self._bar = Bars(*columns, console=self._err)
             self._bar.start()
         bar, task = self._bar, self._bar.add_task(stage, total=1.0)
         return lambda done, text: bar.update(task, completed=done)
@@ -95,6 +108,46 @@ class Talk:
     def failure(self, what: str, *, where: str = "", mend: str = "") -> None:
         """What went wrong, as the result; printed only with ``--json``."""
         self.result({"error": {"what": what, "where": where, "mend": mend}})
+
+
+def stages_of(run: RunFolder, talk: Talk, start: float = 0.0, end: float = 1.0) -> Callable[[str, float, float], Progress]:
+    """Reporters of stages that draw on the terminal and write the run's heartbeat; together they span ``start`` to ``end`` of the run."""
+
+    def stage(label: str, first: float, last: float) -> Progress:
+        show = talk.progress(label)
+
+        def report(done: float, text: str) -> None:
+            show(done, text)
+            share = start + (end - start) * (first + (last - first) * done)
+            run.set_status("running", stage=f"{label}: {text}", done=share)
+
+        return report
+
+    return stage
+
+
+def sparkline(values: Sequence[float], width: int = 24) -> str:
+    """A curve in one line of text: means of ``width`` stretches, from the least to the largest.
+
+    >>> sparkline([0, 1, 2, 3, 2, 1])
+    '▁▃▆█▆▃'
+    """
+    known = [value for value in values if math.isfinite(value)]
+    count = min(width, len(known))
+    edges = [k * len(known) // count for k in range(count + 1)] if count else []
+    means = [math.fsum(known[low:high]) / (high - low) for low, high in itertools.pairwise(edges)]
+    low, high = (min(means), max(means)) if means else (0.0, 0.0)
+    return "".join(_BARS[round((mean - low) / (high - low) * (len(_BARS) - 1)) if high > low else 0] for mean in means)
+
+
+def human_bytes(count: int) -> str:
+    """A size as people say it: ``1.5 MB``."""
+    size, unit = float(count), "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if size < 1000:
+            break
+        size, unit = size / 1000, larger
+    return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"
 
 
 def _is_number(text: str) -> bool:

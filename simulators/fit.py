@@ -206,6 +206,7 @@ def fit_world(
     groups: tuple[NDArray[np.int64], tuple[str, ...]] | None = None,
     config: FitConfig = FitConfig(),
     seed: int = 0,
+    device: torch.device | str = "cpu",
     progress: Progress | None = None,
 ) -> FittedWorld:
     """Fit a simulator to a log.
@@ -216,6 +217,7 @@ def fit_world(
         groups: activity groups as :func:`activity_groups` gives them.
         config: what is fitted and what is stated; :meth:`FitConfig.ratings` for logs of ratings.
         seed: of initial values and the order of batches.
+        device: where responses are fitted; what was fitted is on the CPU.
         progress: called with the finished share and what is going on.
 
     **Errors**: :class:`DataError` where the log cannot carry what is asked.
@@ -232,7 +234,7 @@ def fit_world(
     codes, names = groups if groups is not None else (np.full(log.n_users, -1, dtype=np.int64), ())
     if codes.shape != (log.n_users,):
         raise DataError(f"groups has shape {codes.shape}", where="fit_world: groups", mend=f"give one code for each of {log.n_users} users")
-    response = fit_response(log, config.response, seed=seed, progress=lambda share, what: tell(0.8 * share, what))
+    response = fit_response(log, config.response, seed=seed, device=device, progress=lambda share, what: tell(0.8 * share, what))
     # the exposure that "baseline" means: items as often as the log showed them
     rows = Streams(seed).integers(log.n_rows, np.arange(_REFERENCE_ITEMS), 0, Purpose.CANDIDATES)
     reference = torch.from_numpy(log.column("item")[rows].astype(np.int64))

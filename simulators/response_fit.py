@@ -60,9 +60,10 @@ def fit_response(
     config: ResponseConfig = ResponseConfig(),
     *,
     seed: int = 0,
+    device: torch.device | str = "cpu",
     progress: Progress | None = None,
 ) -> LatentResponse:
-    """Fit users' responses to the rows of ``log``.
+    """Fit users' responses to the rows of ``log``, on ``device``; what was fitted is on the CPU.
 
     The loss of a row is the cross-entropy of the click and, where it was clicked, of the conditional behaviours, plus normal
     priors on vectors and biases; single-threaded runs on CPU repeat bit for bit. Users and items without rows get the mean row.
@@ -79,7 +80,7 @@ def fit_response(
             where="fit_response: column click",
             mend=f"give a log with at least {config.min_positives} clicks and as many rows without",
         )
-    model = _descend(rows, log.n_users, log.n_items, factored, config, seed, progress)
+    model = _descend(rows, log.n_users, log.n_items, factored, config, seed, device, progress)
     users, items = _mean_where_unseen(model.users, rows.user), _mean_where_unseen(model.items, rows.item)
     watch = _fit_watch(log, rows, users, items) if log.has("watch_seconds") else None
     notes = ResponseNotes(
@@ -143,27 +144,35 @@ class _Descended:
 
 
 def _descend(
-    rows: _Rows, n_users: int, n_items: int, factored: list[int], config: ResponseConfig, seed: int, progress: Progress | None
+    rows: _Rows,
+    n_users: int,
+    n_items: int,
+    factored: list[int],
+    config: ResponseConfig,
+    seed: int,
+    device: torch.device | str,
+    progress: Progress | None,
 ) -> _Descended:
     streams, d = Streams(seed), config.dim
     tables = []
     for step, count in enumerate((n_users, n_items)):
         start = streams.normal(np.arange(count), step, Purpose.INITIALISATION, (d,)) * 0.1
-        tables.append(torch.cat([torch.from_numpy(start).float(), torch.zeros(count, WIDTH)], dim=1).requires_grad_())
+        tables.append(torch.cat([torch.from_numpy(start).float(), torch.zeros(count, WIDTH)], dim=1).to(device).requires_grad_())
     users, items = tables
     rate = np.clip(rows.positives / np.array([rows.n] + [rows.clicks] * (F - 1)), 1e-6, 1 - 1e-6)
-    intercepts = torch.tensor(np.log(rate) - np.log1p(-rate), dtype=torch.float32).requires_grad_()
-    loadings = torch.ones(F).requires_grad_()
+    intercepts = torch.tensor(np.log(rate) - np.log1p(-rate), dtype=torch.float32, device=device).requires_grad_()
+    loadings = torch.ones(F, device=device).requires_grad_()
     # heads without factors of their own stay at their intercept: biases, too, are masked
-    on = torch.zeros(F)
+    on = torch.zeros(F, device=device)
     on[factored] = 1.0
+    row_user, row_item, row_happened = (column.to(device) for column in (rows.user, rows.item, rows.happened))
     optimiser = torch.optim.Adam([users, items, intercepts, loadings], lr=config.learning_rate)
     batches = -(-rows.n // config.batch)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, config.epochs * batches)
     for epoch in range(config.epochs):
-        order = torch.from_numpy(streams.permutation(rows.n, epoch, Purpose.BATCHES))
+        order = torch.from_numpy(streams.permutation(rows.n, epoch, Purpose.BATCHES)).to(device)
         for part in order.split(config.batch):
-            u, i, y = users[rows.user[part]], items[rows.item[part]], rows.happened[part]
+            u, i, y = users[row_user[part]], items[row_item[part]], row_happened[part]
             taste = (u[:, :d] * i[:, :d]).sum(1, keepdim=True) * loadings
             logits = intercepts + on * (u[:, d : d + F] + i[:, d : d + F] + taste)
             nll = cross_entropy(logits, y, reduction="none") * on
@@ -176,8 +185,8 @@ def _descend(
         if progress is not None:
             progress((epoch + 1) / config.epochs, f"response model: epoch {epoch + 1} of {config.epochs}")
     with torch.no_grad():
-        mask = torch.cat([torch.ones(d), on, torch.zeros(1)])
-        return _Descended(users * mask, items * mask, loadings * on)
+        mask = torch.cat([torch.ones(d, device=device), on, torch.zeros(1, device=device)])
+        return _Descended((users * mask).cpu(), (items * mask).cpu(), (loadings * on).cpu())
 
 
 def _penalty(table: Tensor, d: int, config: ResponseConfig) -> Tensor:

@@ -15,7 +15,7 @@ from recrl.core.behaviours import BEHAVIOURS
 from recrl.core.contracts import ActionSpec, Observation, Outcome
 from recrl.core.errors import ConfigError, ContractError
 from recrl.core.objective import Objective
-from recrl.core.streams import Purpose, Streams
+from recrl.core.streams import Purpose
 from recrl.core.torch.streams import TensorStreams
 from simulators.config import WorldConfig
 from simulators.leave import LeaveLaw
@@ -175,10 +175,10 @@ class RetentionWorld:
         """Ids of ``n`` simulated users drawn with replacement from the fitted ones, ``(n,)`` int64; shards ask from ``first`` on."""
         return self.users_numbered(np.arange(first, first + n, dtype=np.int64), seed)
 
-    def users_numbered(self, numbers: NDArray[np.int64], seed: int) -> Tensor:
+    def users_numbered(self, numbers: NDArray[np.int64] | Tensor, seed: int) -> Tensor:
         """The ids that a population gives to these numbers, ``(n,)`` int64: different numbers are different users."""
-        catalogue = Streams(seed).integers(self.n_users, numbers, 0, Purpose.USERS)
-        return torch.from_numpy(numbers * self.n_users + catalogue).to(self.device)
+        number = torch.as_tensor(numbers, device=self.device)
+        return number * self.n_users + TensorStreams(seed, self.device).integers(self.n_users, number, 0, Purpose.USERS)
 
     @torch.no_grad()
     def initial_state(self, users: Any, streams: TensorStreams) -> UserState:

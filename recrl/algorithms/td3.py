@@ -4,7 +4,8 @@ r"""TD3: twin delayed deterministic policy gradient.
     L_Q   = sum_e mean (Q_e(s, a) - y)^2
     L_pi  = - mean Q_1(s, pi(s))
 
-Symbols: ``s`` encoded state, ``r`` the objective's main signal, ``Q'``, ``pi'`` Polyak targets.
+Symbols: ``s`` encoded state, ``r`` the objective's main signal, ``Q'``, ``pi'`` Polyak targets; ``s'`` is encoded by a Polyak target of
+the encoder. An encoder with parameters is trained by ``L_Q`` alone: ``L_pi`` stops at ``s``, as it was encoded for ``L_Q``.
 
 **Differences from the authors' code**: the discount of a transition is the one within a session or across its end; truncated rows
 without a next state in the record are not learned from by the critics; exploration noise is added by the policy.
@@ -19,16 +20,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from recrl.algorithms.adam import Adam
 from recrl.algorithms.task import Task
 from recrl.core.contracts import Transitions, Update
 from recrl.core.errors import ConfigError
 from recrl.core.streams import Purpose
-from recrl.core.torch.streams import TensorStreams
+from recrl.core.torch.streams import Ahead, TensorStreams
 from recrl.policies.networks import Critics, initialise, polyak
 from recrl.policies.vector import ActorConfig, VectorPolicy
 
@@ -85,15 +88,16 @@ class TD3:
             )
         self.config, self.action_spec, self.objective = config, task.action_spec, task.objective
         self._policy = VectorPolicy(task.action_spec, config.actor, task.item_vectors, seed).to(task.device)
-        self._critics = Critics(self._policy.actor.encoder.width, task.action_spec.shape[0], config.critic_hidden)
+        self._encoder = self._policy.actor.encoder
+        self._critics = Critics(self._encoder.width, task.action_spec.shape[0], config.critic_hidden)
         initialise(self._critics, seed + 1)
         self._critics.to(task.device)
         self._target_policy, self._target_critics = deepcopy(self._policy), deepcopy(self._critics)
-        self._actor_optimiser = torch.optim.Adam(self._policy.parameters(), lr=config.actor_learning_rate)
-        self._critic_optimiser = torch.optim.Adam(self._critics.parameters(), lr=config.critic_learning_rate)
+        self._actor_optimiser = Adam(self._policy.actor.body.parameters(), config.actor_learning_rate)
+        self._critic_optimiser = Adam([*self._critics.parameters(), *self._encoder.parameters()], config.critic_learning_rate)
         self._streams = TensorStreams(seed, task.device)
         self._step = 0
-        self._lanes = torch.arange(0, device=task.device)
+        self._noise: dict[int, Ahead] = {}  # of the batch size at hand
         self._actor_metrics: dict[str, Tensor] = {}
 
     def policy(self) -> VectorPolicy:
@@ -110,46 +114,50 @@ class TD3:
     def update(self, batch: Transitions) -> Update:
         """One critic step; every ``policy_delay``-th call an actor step and a target step."""
         self._step += 1
-        state = self._policy.actor.encoder(batch.observation)  # (B, width); encoders hold no parameters
-        critic_loss, target = self._update_critics(batch, state)
+        state = self._encoder(batch.observation)  # (B, width)
+        target = self._target(batch)
+        critic_loss = self._update_critics(batch, state, target)
         if (self._step - 1) % self.config.policy_delay == 0:
-            self._actor_metrics = self._update_actor(state, batch.action)
+            self._actor_metrics = self._update_actor(state.detach(), batch.action)
             polyak(self._target_policy, self._policy, self.config.tau)
             polyak(self._target_critics, self._critics, self.config.tau)
         return Update({"critic_loss": critic_loss, "target_mean": target.mean(), **self._actor_metrics})
 
-    def _update_critics(self, batch: Transitions, state: Tensor) -> tuple[Tensor, Tensor]:
-        main, half = self.objective.main, self._policy.actor.half_range
-        reward = batch.reward[:, 0] * main.weight  # (B,)
-        discount = torch.where(batch.session_end, main.discount_across, main.discount_within)
-        with torch.no_grad():
-            if self._lanes.numel() != len(batch):
-                self._lanes = torch.arange(len(batch), device=state.device)
-            noise = self._streams.normal(self._lanes, self._step, Purpose.EXPLORATION, self.action_spec.shape)
-            clip = self.config.target_clip * half
-            noise = (noise * self.config.target_noise * half).clamp(-clip, clip)
-            next_state = self._target_policy.actor.encoder(batch.next_observation)
-            next_action = (self._target_policy.actor.head(next_state) + noise).clamp(self.action_spec.low, self.action_spec.high)
-            next_value = self._target_critics(next_state, next_action).min(0).values
-            target = reward + discount * (~batch.terminated) * next_value
+    @torch.no_grad()
+    def _target(self, batch: Transitions) -> Tensor:
+        """``y``, (B,)."""
+        actor, main, spec = self._target_policy.actor, self.objective.main, self.action_spec
+        size = len(batch)
+        if size not in self._noise:
+            self._noise = {size: Ahead(partial(self._smoothing, size), self._streams.device)}
+        next_state = actor.encoder(batch.next_observation)
+        next_action = actor.head(next_state).add_(self._noise[size](self._step)).clamp_(spec.low, spec.high)
+        next_value = self._target_critics(next_state, next_action).amin(0)
+        discount = torch.where(batch.session_end, main.discount_across, main.discount_within) * ~batch.terminated
+        return torch.addcmul(batch.reward[:, 0] * main.weight, discount, next_value)
+
+    def _smoothing(self, size: int, steps: Tensor) -> Tensor:
+        """Noise of the target actions at ``steps`` (n,): (n, size, d)."""
+        half = self._policy.actor.half_range
+        noise = self._streams.normal(steps, 0, Purpose.EXPLORATION, (size, *self.action_spec.shape))
+        return noise.mul_(self.config.target_noise * half).clamp_(-self.config.target_clip * half, self.config.target_clip * half)
+
+    def _update_critics(self, batch: Transitions, state: Tensor, target: Tensor) -> Tensor:
         # a truncated row has no next state in the record: its target is unknown
-        known = (~batch.truncated | batch.terminated).to(state.dtype)
+        known = (~batch.truncated | batch.terminated).to(target.dtype)
         if batch.weight is not None:
             known = known * batch.weight
-        error = (self._critics(state, batch.action) - target) ** 2 * known  # (2, B)
-        loss = error.sum() / known.sum().clamp_min(1.0)
-        self._critic_optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        self._critic_optimiser.step()
-        return loss.detach(), target
+        values = self._critics(state, batch.action)  # (2, B)
+        errors = torch.nn.functional.mse_loss(values, target.expand_as(values), reduction="none")
+        loss = (errors @ (known / known.sum().clamp_min(1.0))).sum()
+        self._critic_optimiser.descend(loss)
+        return loss.detach()
 
     def _update_actor(self, state: Tensor, logged_action: Tensor) -> dict[str, Tensor]:
         action = self._policy.actor.head(state)
-        value = self._critics(state, action)[0]
+        value = self._critics.first(state, action)
         loss, metrics = self._actor_loss(value, action, logged_action)
-        self._actor_optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        self._actor_optimiser.step()
+        self._actor_optimiser.descend(loss)
         return {"actor_loss": loss.detach(), "q_mean": value.detach().mean(), **metrics}
 
     def _actor_loss(self, value: Tensor, action: Tensor, logged_action: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -177,6 +185,7 @@ class TD3:
         self._target_critics.load_state_dict(state["target_critics"])
         self._actor_optimiser.load_state_dict(state["actor_optimiser"])
         self._critic_optimiser.load_state_dict(state["critic_optimiser"])
-        self._actor_metrics = dict(state["actor_metrics"])
+        self._actor_metrics = {name: value.to(self._streams.device) for name, value in state["actor_metrics"].items()}
         self._step = int(state["step"])
         self._streams = TensorStreams(int(state["seed"]), self._streams.device)
+        self._noise.clear()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import json
+from collections.abc import Callable
 from typing import Any, TypeVar, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
@@ -12,11 +14,13 @@ from pydantic import TypeAdapter, ValidationError
 from recrl.core.errors import ConfigError
 
 C = TypeVar("C")
+# making an adapter takes longer than using it
+_adapter: Callable[[Any], TypeAdapter[Any]] = functools.cache(TypeAdapter)
 
 
 def to_dict(config: Any) -> dict[str, Any]:
     """A dataclass instance as plain JSON-ready values."""
-    data: dict[str, Any] = TypeAdapter(type(config)).dump_python(config, mode="json")
+    data: dict[str, Any] = _adapter(type(config)).dump_python(config, mode="json")
     return data
 
 
@@ -32,7 +36,7 @@ def from_dict(kind: type[C], data: Any, *, where: str = "config") -> C:
     """
     _refuse_unknown(kind, data, where)
     try:
-        return TypeAdapter(kind).validate_python(data)
+        return _adapter(kind).validate_python(data)
     except ValidationError as error:
         first = error.errors()[0]
         path = ".".join(str(p) for p in first["loc"])

@@ -207,7 +207,7 @@ class Sampler(Stateful, Protocol):
     """Draws training batches from a buffer; prioritised ones take priorities back."""
 
     def sample(self, size: int, step: int) -> Transitions:
-        """A batch of ``size`` transitions; a pure function of the buffer, the priorities, the seed and ``step``."""
+        """A batch of ``size`` transitions, or ``size`` segments of them; a function of buffer, priorities, seed and ``step`` alone."""
         ...
 
     def update_priorities(self, index: Array, priorities: Array) -> None:
@@ -317,8 +317,10 @@ class LoggedFeedback:
 
     **Shapes**: ``reward`` (n,); ``target_log_prob``, ``behaviour_log_prob`` (n,) of the logged action;
     ``cluster`` (n,) integer user (rows of one user are dependent); ``target_value`` (n,) and ``logged_value`` (n,):
-    predicted reward under the target policy and of the logged action, for direct and doubly robust estimators;
-    ``trajectory`` groups consecutive rows for sequential estimators.
+    predicted reward under the target policy and of the logged action, for direct and doubly robust estimators (predicted return
+    for sequential ones); ``trajectory`` groups consecutive rows for sequential estimators; ``discount`` (n,) in [0, 1], the factor
+    from a row to the next one of its trajectory, 1 where absent; ``final_value`` (trajectories,), the predicted return after
+    the last row of a trajectory that the record cuts off, 0 where absent.
     """
 
     reward: Array
@@ -328,11 +330,13 @@ class LoggedFeedback:
     target_value: Array | None = None
     logged_value: Array | None = None
     trajectory: Offsets | None = None
+    discount: Array | None = None
+    final_value: Array | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Contributions:
-    """Per-row contributions of an estimate ``sum_k (sum_i numerator_k,i / sum_i denominator_k,i)``.
+    """Contributions, one a row or one a trajectory, of an estimate ``sum_k (sum_i numerator_k,i / sum_i denominator_k,i)``.
 
     Intervals by user, influence and diagnostics follow from the contributions alone. IPS has one term with
     denominator 1, SNIPS one with the weights, self-normalised DR two.
@@ -353,5 +357,5 @@ class Estimator(Protocol):
     name: ClassVar[str]
 
     def contributions(self, feedback: LoggedFeedback) -> Contributions:
-        """Per-row contributions; their value and interval are read by :mod:`offline_eval`."""
+        """Contributions a row or a trajectory; their value and interval are read by :mod:`offline_eval`."""
         ...

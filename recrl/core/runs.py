@@ -9,6 +9,7 @@
       metrics/<stream>/part-000000.parquet ...   append-only, one part a flush
       checkpoints/           newest exact state
       artifacts/             tables (Parquet), report.html
+      tensorboard/<stream>/  the same metrics for TensorBoard, where asked for
 
 Every file appears whole: written beside its place, then moved.
 """
@@ -30,10 +31,13 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from recrl.core.contracts import Progress
 from recrl.core.errors import ConfigError, StorageError
-from recrl.core.files import atomic_path, read_json, write_json
+from recrl.core.files import atomic_path, read_json, sweep, write_json
 
 RunState = Literal["running", "done", "stopped", "failed"]
+# boot time is a whole second, and clocks are set now and then
+_CLOCK_SLACK_SECONDS = 5.0
 _PACKAGES = ("torch", "numpy", "pandas", "polars", "pyarrow", "lightgbm", "recbole", "streamlit", "gymnasium", "scipy")
 
 
@@ -63,21 +67,25 @@ class Status:
     @property
     def effective_state(self) -> RunState:
         """``running`` only while its process is alive on this machine; a killed run reads ``stopped``."""
-        return "stopped" if self.state == "running" and not _alive(self.pid) else self.state
+        return "stopped" if self.state == "running" and not _alive(self.pid, self.updated) else self.state
 
 
-def _alive(pid: int) -> bool:
+def _alive(pid: int, seen: float) -> bool:
+    """Whether the process that was ``pid`` at time ``seen`` still runs."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
-        return True
-    # a zombie still answers to signal 0
+        pass
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except (OSError, IndexError):
+        after_name = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+        boot = next(int(line.split()[1]) for line in Path("/proc/stat").read_text().splitlines() if line.startswith("btime "))
+        born = boot + int(after_name[19]) / os.sysconf("SC_CLK_TCK")
+    except (OSError, IndexError, ValueError, StopIteration):
         return True
+    # a zombie still answers to signal 0, and after a restart another process may have the number
+    return after_name[0] != "Z" and born <= seen + _CLOCK_SLACK_SECONDS
 
 
 class RunFolder:
@@ -95,18 +103,21 @@ class RunFolder:
         config: Mapping[str, Any],
         seed: int,
         data_hash: str = "",
+        device: str = "cpu",
         command: Sequence[str] | None = None,
     ) -> RunFolder:
         """Start a run in ``path``, or go on with the one there if it was asked the same.
 
-        **Errors**: :class:`ConfigError` when the folder holds a run with another configuration.
+        **Errors**: :class:`ConfigError` when the folder holds a run with another configuration, or one that another process is at.
         """
         run = cls(Path(path))
+        run._refuse_company()
+        sweep(run.path)
         # through JSON, so that a tuple asked for equals the list read back
         wanted = json.loads(json.dumps({"kind": kind, "seed": seed, **config}))
         if (run.path / "config.json").exists():
             held = read_json(run.path / "config.json")
-            if held != wanted and not run._holds_work():
+            if held != wanted and not run.holds_work:
                 write_json(run.path / "config.json", wanted)
             elif held != wanted:
                 changed = sorted(k for k in held.keys() | wanted.keys() if held.get(k) != wanted.get(k))
@@ -118,7 +129,7 @@ class RunFolder:
         else:
             write_json(run.path / "config.json", wanted)
         environment = run.path / "environment.json"
-        first = read_json(environment) if environment.exists() and run._holds_work() else None
+        first = read_json(environment) if environment.exists() and run.holds_work else None
         if first is not None and first["data_hash"] != data_hash:
             raise ConfigError(
                 f"run {run.path.name!r} was made from other data (hash {first['data_hash'][:12]}, now {data_hash[:12]})",
@@ -133,6 +144,7 @@ class RunFolder:
                     "versions": package_versions(),
                     "seed": seed,
                     "data_hash": data_hash,
+                    "device": device,
                     "command": list(command or sys.argv),
                     "platform": platform.platform(),
                 },
@@ -140,9 +152,24 @@ class RunFolder:
         run.set_status("running", started=time.time())
         return run
 
-    def _holds_work(self) -> bool:
-        # a run that failed before its first result (a typo, say) may be started again with other options
-        return any(file.is_file() for part in ("checkpoints", "metrics", "artifacts") for file in (self.path / part).rglob("*"))
+    def _refuse_company(self) -> None:
+        try:
+            held = self.status
+        except (StorageError, TypeError):
+            return
+        if held.effective_state == "running" and held.pid != os.getpid():
+            raise ConfigError(
+                f"process {held.pid} is at work in run {self.name!r}",
+                where=str(self.path),
+                mend="wait for it, stop it, or choose another run name",
+            )
+
+    @property
+    def holds_work(self) -> bool:
+        """Whether there is any result; a run that failed before its first one may be started again with other options."""
+        files = (file for part in ("checkpoints", "metrics", "artifacts") for file in (self.path / part).rglob("*") if file.is_file())
+        # a name with a leading dot is a file that was never finished
+        return any(not any(part.startswith(".") for part in file.relative_to(self.path).parts) for file in files)
 
     @classmethod
     def open(cls, path: Path | str) -> RunFolder:
@@ -188,6 +215,15 @@ class RunFolder:
             },
         )
 
+    def heartbeats(self, show: Progress) -> Progress:
+        """A reporter that tells ``show`` and writes the heartbeat."""
+
+        def report(done: float, text: str) -> None:
+            show(done, text)
+            self.set_status("running", stage=text, done=done)
+
+        return report
+
     @contextmanager
     def running(self) -> Iterator[RunFolder]:
         """Mark the run done, stopped (Ctrl-C) or failed when the block ends."""
@@ -200,7 +236,8 @@ class RunFolder:
         except BaseException as error:
             # a full disk may refuse this too; the first error is the one to show
             with suppress(StorageError):
-                self.set_status("failed", message=str(error))
+                last = self.status
+                self.set_status("failed", stage=last.stage, done=last.done, message=str(error))
             raise
         self.set_status("done", done=1.0)
 

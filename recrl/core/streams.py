@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from enum import IntEnum
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -43,11 +44,16 @@ class Purpose(IntEnum):
 
 def mix(z: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """SplitMix64's finaliser: a bijection of 64-bit words that scatters every input bit."""
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(M1)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(M2)
-    return z ^ (z >> np.uint64(31))
+    z = z ^ (z >> np.uint64(30))
+    # z is ours from here on: no more fresh arrays than need be
+    z *= np.uint64(M1)
+    z ^= z >> np.uint64(27)
+    z *= np.uint64(M2)
+    z ^= z >> np.uint64(31)
+    return z
 
 
+@lru_cache(maxsize=4096)
 def key_of(seed: int, purpose: int) -> int:
     """The 64-bit key of one (seed, purpose) pair."""
     word = np.array([(seed * C1 + purpose * C2) & (2**64 - 1)], dtype=np.uint64)
@@ -71,15 +77,13 @@ class Streams:
 
     def bits(self, ids: ArrayLike, step: ArrayLike, purpose: Purpose, shape: tuple[int, ...] = ()) -> NDArray[np.uint64]:
         """64 random bits for each id: ``ids`` ``(B,)`` and ``step`` scalar or ``(B,)`` -> ``(B, *shape)`` uint64."""
-        with np.errstate(over="ignore"):
-            # through int64, so that negative ids wrap as they do on tensors
-            id_words = np.atleast_1d(np.asarray(ids)).astype(np.int64).view(np.uint64)
-            step_words = np.atleast_1d(np.asarray(step)).astype(np.int64).view(np.uint64)
-            base = mix(np.uint64(key_of(self.seed, purpose)) + id_words * np.uint64(C1))
-            base = mix(base + step_words * np.uint64(C2))
-            count = math.prod(shape)
-            counter = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(C2)
-            return mix(base[:, None] + counter).reshape(base.shape[0], *shape)
+        # through int64, so that negative ids wrap as they do on tensors
+        id_words = np.atleast_1d(np.asarray(ids, dtype=np.int64)).view(np.uint64)
+        step_words = np.atleast_1d(np.asarray(step, dtype=np.int64)).view(np.uint64)
+        base = mix(id_words * np.uint64(C1) + np.uint64(key_of(self.seed, purpose)))
+        base = mix(base + step_words * np.uint64(C2))
+        counter = np.arange(1, math.prod(shape) + 1, dtype=np.uint64) * np.uint64(C2)
+        return mix(base[:, None] + counter).reshape(base.shape[0], *shape)
 
     def uniform(self, ids: ArrayLike, step: ArrayLike, purpose: Purpose, shape: tuple[int, ...] = ()) -> NDArray[np.float64]:
         """Uniform draws in [0, 1), 53 bits: ``(B, *shape)``."""

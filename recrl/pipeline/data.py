@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from recrl.core.contracts import Progress
 from recrl.core.errors import ConfigError
+from recrl.pipeline.saved import policy_digest, saved_policy
 from recrl_datasets import REGISTRY, Store, open_store, prepare
 
 SessionRule = Literal["auto", "gap", "day"]
@@ -24,7 +25,9 @@ class DataOptions:
         session_rule: ``gap`` (30 minutes), ``day`` (calendar days), or ``auto``: days for logs whose sessions are thinned to
             single rows (KuaiRand Pure), gaps otherwise.
         signal: reward to maximise: a behaviour, ``watch_seconds``, ``rating`` or ``return``.
-        vector_size: length of item vectors.
+        vectors: where item vectors come from: `svd` of the training rows, or the run or saved policy of a ranker that has
+            some (`bpr`, `lightgcn`, `sasrec`, `gru4rec`), trained on this log.
+        vector_size: length of the vectors of `svd`.
     """
 
     data: str = "ml-100k"
@@ -32,11 +35,28 @@ class DataOptions:
     stores: Path = Path("stores")
     session_rule: SessionRule = "auto"
     signal: str = "long_view"
+    vectors: str = "svd"
     vector_size: int = 32
 
     def asked(self, store: Store) -> dict[str, Any]:
         """What of these options decides a result, for a run's configuration; where files lie does not."""
-        return {"data": store.name, "session_rule": self.session_rule, "signal": self.signal, "vector_size": self.vector_size}
+        source = self.vectors_folder
+        return {
+            "data": store.name,
+            "session_rule": self.session_rule,
+            "signal": self.signal,
+            # training that ranker anew makes another source
+            "vectors": policy_digest(source) if source else self.vectors,
+            "vector_size": self.vector_size,
+        }
+
+    @property
+    def vectors_folder(self) -> Path | None:
+        """The saved ranker that item vectors are taken from; ``None`` for ``svd``.
+
+        **Errors**: :class:`ConfigError` where there is none, or more than one.
+        """
+        return None if self.vectors == "svd" else saved_policy(self.vectors, "--vectors")
 
     def __post_init__(self) -> None:
         if self.vector_size < 2 or self.vector_size % 2:

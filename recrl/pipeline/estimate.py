@@ -29,6 +29,7 @@ def estimate(
     *,
     estimators: Sequence[str] = ("ips", "snips", "ncis"),
     level: float = 0.95,
+    device: str = "cpu",
     progress: Progress | None = None,
 ) -> Evaluation:
     """Estimate each policy on the test rows, for each signal the log holds, and write ``estimates`` and ``estimates_weights``.
@@ -36,9 +37,9 @@ def estimate(
     The logging propensities of these logs are unknown; ``behaviour`` stands in for them, an estimate fitted on training rows. Its error is
     not part of the intervals: read the verdicts.
     """
-    buffer = setting.buffer("item", history=max(map(history_of, (behaviour, *policies.values()))))
+    buffer = setting.buffer("item", device, history=max(map(history_of, (behaviour, *policies.values()))))
     rows = buffer.rows_of(setting.split.test, with_next=False)
-    user = buffer.user[rows].numpy().astype(np.int64)
+    user = buffer.user[rows].cpu().numpy().astype(np.int64)
     logged = log_probs(behaviour, buffer, rows, None)
     signals = [name for name in (*BEHAVIOURS, "watch_seconds", "rating") if setting.log.has(name)]
     test = setting.split.test
@@ -56,11 +57,11 @@ def estimate(
 
 @torch.no_grad()
 def log_probs(policy: ItemPolicy, buffer: LoggedBuffer, rows: torch.Tensor, progress: object) -> NDArray[np.float64]:
-    """Log-probability of the logged item of each row under ``policy``, (n,); scored in portions."""
-    out = []
+    """Log-probability of the logged item of each row under ``policy``, (n,); scored in portions, where the buffer lives."""
+    policy, out = policy.to(buffer.device), []
     for start in range(0, rows.numel(), ROWS_AT_ONCE):
         part = rows[start : start + ROWS_AT_ONCE]
         out.append(policy.log_prob(buffer.observation(part), buffer.item[part].to(torch.int64)))
         if callable(progress):
             progress(min(1.0, (start + ROWS_AT_ONCE) / rows.numel()))
-    return torch.cat(out).double().numpy()
+    return torch.cat(out).cpu().double().numpy()

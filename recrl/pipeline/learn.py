@@ -11,13 +11,17 @@ from recrl.core.contracts import Progress
 from recrl.core.errors import ConfigError
 from recrl.core.runs import RunFolder
 from recrl.pipeline.rank import RankConfig, learn_ranker
-from recrl.pipeline.setting import LogAction, Setting
+from recrl.pipeline.saved import policy_digest, saved_policy
+from recrl.pipeline.setting import LogAction, Setting, check_source
+from recrl.policies import AnyPolicy, load_policy
+from recrl.policies.discrete import DiscretePolicy
 from recrl.policies.fusion import FusionScores
-from recrl.policies.items import ItemPolicy, QueryScores, item_spec
-from recrl.policies.vector import VectorPolicy
+from recrl.policies.items import ItemPolicy, QueryScores, item_spec, random_policy
+from recrl.policies.two_stage import TwoStagePolicy
 from recrl.rankers import RANKERS
 from recrl.replay.samplers import UniformSampler
 from recrl.training.offline import OfflineConfig, train_offline
+from recrl.training.tensorboard import mirror
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,8 @@ class LearnConfig:
         offline: length and portions of training.
         options: options of the learner that differ from its defaults.
         temperature: spread of the item choice of a vector learner, in units of its scores.
+        candidates: run or saved policy whose highest scores name the items to choose from; empty for the whole catalogue.
+        pool_size: how many it names.
     """
 
     algorithm: str = "td3_bc"
@@ -37,6 +43,8 @@ class LearnConfig:
     offline: OfflineConfig = OfflineConfig()
     options: Any = None
     temperature: float = 0.1
+    candidates: str = ""
+    pool_size: int = 100
     label: str = field(default="")
 
     def __post_init__(self) -> None:
@@ -54,40 +62,76 @@ class LearnConfig:
     @property
     def name(self) -> str:
         """Name of the policy and of its metric stream."""
-        return self.label or (self.algorithm if self.is_ranker else f"{self.algorithm}-{self.action}")
+        base = self.algorithm if self.is_ranker else f"{self.algorithm}-{self.action}"
+        return self.label or (f"{base}-two-stage" if self.candidates else base)
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready values, for a run's configuration."""
-        return {**asdict(self), "options": asdict(self.options)}
+        generator = policy_digest(saved_policy(self.candidates, "--candidates")) if self.candidates else ""
+        return {**asdict(self), "options": asdict(self.options), "candidates": generator}
 
 
 def learn(
-    setting: Setting, config: LearnConfig, run: RunFolder, *, seed: int, device: str = "cpu", progress: Progress | None = None
+    setting: Setting,
+    config: LearnConfig,
+    run: RunFolder,
+    *,
+    seed: int,
+    device: str = "cpu",
+    progress: Progress | None = None,
+    tensorboard: bool = False,
 ) -> ItemPolicy:
     """Train, save the policy under ``artifacts/policies/<name>`` and return it as a policy over items.
 
     A policy over items is what a log can judge and a simulator can show; a vector learner becomes one by ranking: items are drawn
-    with probability proportional to ``exp(score / temperature)``.
+    with probability proportional to ``exp(score / temperature)``, from those that ``config.candidates`` names, if it does.
     """
+    generator = _generator(setting, config)
     if config.is_ranker:
         folder = policy_folder(run, config.name)
-        return learn_ranker(setting, config.algorithm, config.options, run, folder, seed=seed, device=device, progress=progress)
-    learner = REGISTRY[config.algorithm](config.options, setting.task(config.action, device), seed)
-    buffer = setting.buffer(config.action, device, history=config.options.actor.encoder.history)
-    # cloning needs no next state: it may learn from a user's last row too
-    rows = buffer.rows_of(setting.split.train, with_next=config.algorithm != "bc")
-    train_offline(learner, UniformSampler(buffer, rows, seed), config.offline, run, stream=f"train-{config.name}", progress=progress)
-    policy = as_item_policy(learner.policy(), setting, config.temperature)
+        policy = learn_ranker(setting, config.algorithm, config.options, run, folder, seed=seed, device=device, progress=progress)
+        if tensorboard:
+            mirror(run, stream_of(config.name))
+    else:
+        learner = REGISTRY[config.algorithm](config.options, setting.task(config.action, device), seed)
+        buffer = setting.buffer(config.action, device, history=config.options.actor.encoder.history)
+        # cloning needs no next state: it may learn from a user's last row too
+        rows = buffer.rows_of(setting.split.train, with_next=config.algorithm != "bc")
+        sampler, stream = UniformSampler(buffer, rows, seed), stream_of(config.name)
+        train_offline(learner, sampler, config.offline, run, stream=stream, progress=progress, tensorboard=tensorboard)
+        policy = as_item_policy(learner.policy(), setting, config.temperature)
+    if generator is not None and not isinstance(policy, TwoStagePolicy):
+        policy = TwoStagePolicy(generator, policy, config.pool_size)
     policy.save(policy_folder(run, config.name))
     return policy
 
 
-def as_item_policy(policy: ItemPolicy | VectorPolicy, setting: Setting, temperature: float) -> ItemPolicy:
+def _generator(setting: Setting, config: LearnConfig) -> ItemPolicy | None:
+    """The policy that names candidates, checked before anything is trained."""
+    if not config.candidates:
+        return None
+    folder = saved_policy(config.candidates, "--candidates")
+    policy = load_policy(folder)
+    if not isinstance(policy, ItemPolicy):
+        raise ConfigError(f"{folder.name} does not rank items", where="--candidates", mend="give a ranker, or another policy over items")
+    check_source(folder, policy.scores.items, setting.store, "--candidates")
+    spec = item_spec(setting.log.n_items)
+    return TwoStagePolicy(policy, random_policy(spec), config.pool_size, spec).generator
+
+
+def as_item_policy(policy: AnyPolicy, setting: Setting, temperature: float) -> ItemPolicy:
     """A learner's policy as a policy over the items of the log."""
     if isinstance(policy, ItemPolicy):
         return policy
+    if isinstance(policy, DiscretePolicy):
+        raise ConfigError("a policy over discrete choices ranks no items", where="action", mend="learn items, embeddings or fusion weights")
     scores = QueryScores(policy) if policy.action_spec.kind == "embedding" else FusionScores(policy, setting.predictions)
     return ItemPolicy(scores, item_spec(setting.log.n_items), temperature)
+
+
+def stream_of(name: str) -> str:
+    """The metric stream of the training of a policy."""
+    return f"train-{name}"
 
 
 def policy_folder(run: RunFolder, name: str) -> Path:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TypeGuard
 
 from recrl.core.errors import ConfigError
 from recrl.pipeline.setting import Setting
 from recrl.policies import load_policy
+from recrl.policies.gaussian import AnyVectorPolicy
 from recrl.policies.items import ItemPolicy, item_spec, popularity_policy, random_policy
 
 BASELINES = ("random", "popularity")
@@ -20,12 +22,12 @@ def baseline(name: str, setting: Setting) -> ItemPolicy:
     return random_policy(spec) if name == "random" else popularity_policy(setting.log_counts.expm1(), spec)
 
 
-def named_policies(names: Sequence[Path | str], setting: Setting, *, runs: Path, with_baselines: bool = True) -> dict[str, ItemPolicy]:
+def named_policies(names: Sequence[Path | str], setting: Setting, *, runs: Path) -> dict[str, ItemPolicy | AnyVectorPolicy]:
     """The policies that ``names`` stand for, by their names.
 
-    **Errors**: :class:`ConfigError` for a name that is none of these, a policy that shows no items, or another catalogue.
+    **Errors**: :class:`ConfigError` for a name that is none of these, a policy of a control task, or another catalogue.
     """
-    found = {name: baseline(name, setting) for name in BASELINES} if with_baselines else {}
+    found: dict[str, ItemPolicy | AnyVectorPolicy] = {}
     folders = [folder for name in names if str(name) not in BASELINES for folder in _folders(Path(name), runs)]
     taken = {folder.name for folder in folders if sum(folder.name == other.name for other in folders) > 1}
     for name in names:
@@ -34,9 +36,9 @@ def named_policies(names: Sequence[Path | str], setting: Setting, *, runs: Path,
             continue
         for folder in _folders(Path(name), runs):
             policy = load_policy(folder)
-            if not isinstance(policy, ItemPolicy) or policy.scores.items != setting.log.n_items:
+            if not _fits(policy, setting):
                 raise ConfigError(
-                    f"policy {folder.name!r} does not choose among the {setting.log.n_items} items of this log",
+                    f"policy {folder.name!r} does not rank the {setting.log.n_items} items of this log",
                     where=str(folder),
                     mend="give a policy that was trained on the same data",
                 )
@@ -48,14 +50,37 @@ def named_policies(names: Sequence[Path | str], setting: Setting, *, runs: Path,
     return found
 
 
+def over_items(policies: Mapping[str, ItemPolicy | AnyVectorPolicy]) -> dict[str, ItemPolicy]:
+    """The same policies, all of which give items their probabilities.
+
+    **Errors**: :class:`ConfigError` for one that does not.
+    """
+    for name, policy in policies.items():
+        if not isinstance(policy, ItemPolicy):
+            raise ConfigError(
+                f"policy {name!r} decides {policy.action_spec.kind}, which gives no probability of an item",
+                where="policy",
+                mend=f"compare it with others in the simulator: recrl ab popularity {name}",
+            )
+    return {name: policy for name, policy in policies.items() if isinstance(policy, ItemPolicy)}
+
+
+def _fits(policy: object, setting: Setting) -> TypeGuard[ItemPolicy | AnyVectorPolicy]:
+    if isinstance(policy, ItemPolicy):
+        return policy.scores.items == setting.log.n_items
+    if not isinstance(policy, AnyVectorPolicy) or policy.item_vectors is None:
+        return False
+    return policy.action_spec.kind in ("embedding", "fusion_weights") and len(policy.item_vectors) == setting.log.n_items
+
+
 def history_of(policy: ItemPolicy) -> int:
     """How many shown items a policy's state remembers, at least 1."""
     return max((int(getattr(module, "history", 1)) for module in policy.modules()), default=1)
 
 
-def fingerprint(policy: ItemPolicy) -> str:
+def fingerprint(policy: ItemPolicy | AnyVectorPolicy) -> str:
     """A hash of a policy's parameters and tables: equal for equal policies, whatever their names."""
-    digest = hashlib.sha256(str(policy.temperature).encode())
+    digest = hashlib.sha256(str(policy.temperature if isinstance(policy, ItemPolicy) else policy.action_spec.kind).encode())
     for name, tensor in sorted(policy.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())

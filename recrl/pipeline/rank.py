@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import polars as pl
+import torch
 
 from recrl.core.behaviours import BEHAVIOURS
 from recrl.core.contracts import Progress
@@ -15,10 +17,12 @@ from recrl.core.errors import ConfigError
 from recrl.core.runs import RunFolder
 from recrl.pipeline.setting import Setting
 from recrl.policies import load_policy
-from recrl.policies.items import ItemPolicy, item_spec
+from recrl.policies.boosted import BoostedScores
+from recrl.policies.items import ItemPolicy, item_spec, popularity_policy
 from recrl.rankers import RECBOLE_MODELS, SEQUENTIAL
-from recrl.rankers.evaluation import RankingResult, evaluate_ranking
+from recrl.rankers.evaluation import evaluate_ranking
 from recrl.rankers.interactions import TEST, TRAIN, VALID, Interactions, behaviour_mask
+from recrl.rankers.journal import Journal
 from recrl.rankers.lightgbm_ranker import LightGBMConfig, fit_lightgbm
 from recrl.rankers.recbole_ranker import RecBoleConfig, fit_recbole
 from recrl_datasets import UserItemFeatures
@@ -55,7 +59,7 @@ def learn_ranker(
 ) -> ItemPolicy:
     """Train, write the metrics and the table ``ranking``, save the policy in ``folder``, whose name is the policy's.
 
-    A ranker that is done is only loaded; one that was stopped begins anew.
+    A ranker that is done is only loaded; one that was stopped goes on from its newest checkpoint.
     """
     name = folder.name
     if (folder / "policy.json").is_file():
@@ -66,20 +70,20 @@ def learn_ranker(
     if positives == "signal":
         positives = setting.options.signal if setting.options.signal in BEHAVIOURS else "all"
     rows = _cut(setting, algorithm, config, positives, seed)
+    # through JSON, as a checkpoint holds it
+    asked = json.loads(json.dumps({"algorithm": algorithm, "seed": seed, "data": setting.log.content_hash, **asdict(config)}))
+    journal = Journal(run, f"train-{name}", asked)
     if algorithm in RECBOLE_MODELS:
         # without the test rows, where their order and number are not RecBole's business
         learned = rows if config.split == "recbole" else rows.without(TEST)
         mask = behaviour_mask(positives)
-        fitted = fit_recbole(algorithm, learned, config.recbole, seed=seed, feedback=mask, device=device, progress=progress)
-        scores, metrics = fitted.scores, fitted.metrics
+        scores: Any = fit_recbole(
+            algorithm, learned, config.recbole, seed=seed, feedback=mask, device=device, journal=journal, progress=progress
+        ).scores
     else:
-        scores, metrics = _fit_trees(setting, rows, config, positives, seed, progress)
+        scores = _fit_trees(setting, rows, config, positives, seed, journal, progress)
     policy = ItemPolicy(scores, item_spec(setting.log.n_items), config.temperature)
-    run.truncate_metrics(f"train-{name}", after_step=0)
-    run.append_metrics(f"train-{name}", metrics)
-    k = min(10, rows.n_items)
-    results = {"valid": evaluate_ranking(policy, rows, VALID, k=k), "test": evaluate_ranking(policy, rows, TEST, k=k)}
-    _write_ranking(run, name, config.split, positives, results)
+    _write_ranking(run, name, _measured(policy, rows), {"split": config.split, "positives": positives})
     policy.save(folder)
     return policy
 
@@ -94,25 +98,35 @@ def _cut(setting: Setting, algorithm: str, config: RankConfig, positives: str, s
 
 
 def _fit_trees(
-    setting: Setting, rows: Interactions, config: RankConfig, positives: str, seed: int, progress: Progress | None
-) -> tuple[Any, list[dict[str, Any]]]:
+    setting: Setting, rows: Interactions, config: RankConfig, positives: str, seed: int, journal: Journal, progress: Progress | None
+) -> BoostedScores:
     # by time, shown items without the behaviour are known too: they rank below those with it
     train, valid = setting.split.train, setting.split.valid
     if config.split == "recbole":
         train, valid = (setting.log.select(np.sort(rows.row[rows.part == part])) for part in (TRAIN, VALID))
     features = UserItemFeatures.fit(train, setting.store)
-    return fit_lightgbm(train, valid, features, positives=positives, config=config.lightgbm, seed=seed, progress=progress)
+    options: dict[str, Any] = {"positives": positives, "config": config.lightgbm, "seed": seed, "journal": journal, "progress": progress}
+    scores, _ = fit_lightgbm(train, valid, features, **options)
+    return scores
 
 
-def _write_ranking(run: RunFolder, name: str, split: str, positives: str, results: dict[str, RankingResult]) -> None:
+def _measured(policy: ItemPolicy, rows: Interactions) -> list[dict[str, Any]]:
+    """How the policy ranks held-out rows, and how popularity among the training rows ranks the same."""
+    k = min(10, rows.n_items)
+    popular = popularity_policy(torch.from_numpy(rows.counts()), policy.action_spec)
+    measured = []
+    for name, part in (("valid", VALID), ("test", TEST)):
+        ours, plain = (evaluate_ranking(one, rows, part, k=k, cases_of=policy) for one in (policy, popular))
+        for metric in ("recall", "ndcg"):
+            value, popularity = getattr(ours, metric), getattr(plain, metric)
+            measured.append({"part": name, "metric": f"{metric}@{k}", "value": value, "popularity": popularity, "cases": ours.cases})
+    return measured
+
+
+def _write_ranking(run: RunFolder, name: str, measured: list[dict[str, Any]], labels: dict[str, str]) -> None:
     new = pl.DataFrame(
-        [
-            {"policy": name, "split": split, "positives": positives, "part": part, "metric": metric, "value": value, "cases": result.cases}
-            for part, result in results.items()
-            for metric, value in ((f"recall@{result.k}", result.recall), (f"ndcg@{result.k}", result.ndcg))
-        ],
-        schema_overrides={"value": pl.Float64},
+        [{"policy": name, **labels, **row} for row in measured], schema_overrides={"value": pl.Float64, "popularity": pl.Float64}
     )
     path = run.artifact("ranking.parquet")
     held = pl.read_parquet(path).filter(pl.col("policy") != name) if path.is_file() else new.clear()
-    run.write_table("ranking", pl.concat([held, new]).to_arrow())
+    run.write_table("ranking", pl.concat([held, new], how="diagonal").to_arrow())

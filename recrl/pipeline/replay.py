@@ -19,7 +19,14 @@ Stage = Callable[[str, float, float], Progress]
 
 
 def replay(
-    setting: Setting, plans: Sequence[LearnConfig], run: RunFolder, *, seed: int, stage: Stage
+    setting: Setting,
+    plans: Sequence[LearnConfig],
+    run: RunFolder,
+    *,
+    seed: int,
+    stage: Stage,
+    device: str = "cpu",
+    tensorboard: bool = False,
 ) -> tuple[dict[str, ItemPolicy], Evaluation]:
     """Write ``data_*``, train every plan, write ``estimates``; the first plan clones the shown items and stands in for the logging policy.
 
@@ -30,9 +37,9 @@ def replay(
     policies = {name: baseline(name, setting) for name in BASELINES}
     for k, plan in enumerate(plans):
         report = stage(f"train {plan.name}", 0.8 * k / len(plans), 0.8 * (k + 1) / len(plans))
-        policies[plan.name] = learn(setting, plan, run, seed=seed, progress=report)
+        policies[plan.name] = learn(setting, plan, run, seed=seed, device=device, progress=report, tensorboard=tensorboard)
     # judged by itself the clone would have weights of exactly 1 and the log's mean: no estimate
     logging = policies[plans[0].name]
     targets = {name: policy for name, policy in policies.items() if policy is not logging}
-    evaluation = estimate(setting, targets, logging, run, progress=stage("estimate", 0.8, 1.0))
+    evaluation = estimate(setting, targets, logging, run, device=device, progress=stage("estimate", 0.8, 1.0))
     return policies, evaluation

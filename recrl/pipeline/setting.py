@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from copy import deepcopy
 from functools import cached_property
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -14,13 +15,16 @@ from torch import Tensor
 
 from recrl.algorithms.task import Task
 from recrl.core.contracts import ActionSpec
-from recrl.core.errors import DataError
+from recrl.core.errors import ConfigError, DataError
+from recrl.core.files import read_json
 from recrl.core.objective import Objective, Signal
+from recrl.core.runs import RunFolder
 from recrl.core.streams import Purpose, Streams
 from recrl.core.torch.views import as_tensor
 from recrl.pipeline.data import DataOptions, session_rule_of
 from recrl.policies.fusion import PredictedBehaviours
 from recrl.policies.items import item_spec
+from recrl.rankers.ranker import Ranker, spread_evenly
 from recrl.replay.logged import ActionEncoder, LoggedBuffer
 from recrl_datasets import Log, Split, Store, split_by_time
 from simulators.response import LatentResponse
@@ -58,7 +62,13 @@ class Setting:
 
     @cached_property
     def item_vectors(self) -> Tensor:
-        """Truncated SVD of the training user-item table (1 for a long view, 0.3 for any row), (n_items, d) in [-1, 1]."""
+        """Item vectors as ``options.vectors`` says, (n_items, d), columns of one spread in [-1, 1].
+
+        By default a truncated SVD of the training user-item table (1 for a long view, 0.3 for any row).
+        """
+        source = self.options.vectors_folder
+        if source is not None:
+            return ranker_item_vectors(source, self.store)
         return svd_item_vectors(self.split.train, self.options.vector_size)
 
     @cached_property
@@ -129,5 +139,30 @@ def svd_item_vectors(log: Log, size: int) -> Tensor:
     _, values, right = svds(table, k=size, v0=np.ones(min(table.shape)))
     order = np.argsort(-values)
     vectors = right[order].T * np.sqrt(values[order])
-    # columns of equal spread that fill [-1, 1]: what an actor with bounded outputs can imitate
-    return torch.from_numpy(np.clip(vectors / (2.5 * vectors.std(axis=0)), -1.0, 1.0).astype(np.float32))
+    return spread_evenly(torch.from_numpy(vectors)).to(torch.float32)
+
+
+def ranker_item_vectors(folder: Path, store: Store) -> Tensor:
+    """Item vectors of the ranker saved in ``folder``, (n_items, d), components in [-1, 1].
+
+    **Errors**: :class:`ConfigError` for a policy that is no ranker or has no vectors, and those of :func:`check_source`.
+    """
+    vectors = Ranker.load(folder).item_vectors(bounded=True)
+    check_source(folder, len(vectors), store, "--vectors")
+    return vectors
+
+
+def check_source(folder: Path, items: int, store: Store, where: str) -> None:
+    """Check that the saved policy in ``folder``, over so many ``items``, may serve learners on this log.
+
+    **Errors**: :class:`ConfigError` for one that was trained on other data, or on rows after the cut that splits this log.
+    """
+    # a policy that was taken out of its run tells its size alone
+    run = RunFolder(folder.resolve().parents[2])
+    known = (run.path / "config.json").is_file()
+    data = read_json(run.path / "environment.json")["data_hash"] if known else store.content_hash
+    mend = f"train it with --data {store.name}"
+    if items != len(store.items) or data != store.content_hash:
+        raise ConfigError(f"{folder.name} was trained on other data, of {items} items", where=where, mend=mend)
+    if known and run.config.get("learner", {}).get("options", {}).get("split") == "recbole":
+        raise ConfigError(f"{folder.name} has learned from rows after the cut by time", where=where, mend=f"{mend} --ranker.split time")

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 from recrl.core.contracts import Progress
+from recrl.core.errors import ConfigError
+from recrl.core.objective import Objective
 from recrl.core.runs import RunFolder
 from recrl.pipeline.setting import Setting
-from recrl_datasets import Log, sessions, split_by_user
+from recrl_datasets import Log, Store, sessions, split_by_user
 from simulators.calibration import calibration_table
+from simulators.config import WorldConfig
 from simulators.fit import FitConfig, FittedWorld, activity_groups, fit_world
+from simulators.world import RetentionWorld
 
 FRACTIONS = (0.7, 0.0, 0.3)
 """Users the checked fit learns from, and users it is held against."""
 
 
-def simulate(setting: Setting, run: RunFolder, *, seed: int, progress: Progress | None = None) -> FittedWorld:
+def simulate(setting: Setting, run: RunFolder, *, seed: int, device: str = "cpu", progress: Progress | None = None) -> FittedWorld:
     """Fit on every user and save under ``artifacts/simulator``; write ``simulator_fit`` from a like fit on a part of the users.
 
     The world may know the whole log of its users: it is what policies are tried on, not a policy. How well such a fit holds is
@@ -27,11 +32,11 @@ def simulate(setting: Setting, run: RunFolder, *, seed: int, progress: Progress 
     config = FitConfig.ratings() if setting.log.has("rating") else FitConfig()
     if not run.artifact("simulator_fit.parquet").is_file():
         parts = split_by_user(setting.log, FRACTIONS, seed)
-        checked = _fit(setting, parts.train, config, seed, lambda done, text: tell(0.4 * done, f"{text} (70 % of the users)"))
+        checked = _fit(setting, parts.train, config, seed, device, lambda done, text: tell(0.4 * done, f"{text} (70 % of the users)"))
         run.write_table("simulator_fit", calibration_table(checked, sessions(parts.test, rule=setting.session_rule)))
     if (folder / "world.json").is_file():
         return FittedWorld.load(folder)
-    fitted = _fit(setting, setting.log, config, seed, lambda done, text: tell(0.4 + 0.6 * done, text))
+    fitted = _fit(setting, setting.log, config, seed, device, lambda done, text: tell(0.4 + 0.6 * done, text))
     fitted.save(folder)
     return fitted
 
@@ -41,6 +46,44 @@ def simulator_folder(run: RunFolder) -> Path:
     return run.path / "artifacts" / "simulator"
 
 
-def _fit(setting: Setting, log: Log, config: FitConfig, seed: int, progress: Progress) -> FittedWorld:
+def load_simulator(wanted: Path | None, runs: Path, store: Store) -> tuple[Path, FittedWorld]:
+    """The simulator in the run ``wanted`` (default ``simulator-<data>``), and its folder.
+
+    **Errors**: :class:`ConfigError` where there is none, or one of other data.
+    """
+    name = wanted or Path(f"simulator-{store.name}")
+    folder = next((f for base in (runs / name, name) if (f := simulator_folder(RunFolder(base))).is_dir()), None)
+    mend = f"recrl simulate fit --data {store.name}"
+    if folder is None:
+        raise ConfigError(f"no fitted simulator in {name}", where="--simulator", mend=mend)
+    fitted = FittedWorld.load(folder)
+    if fitted.data_hash != store.log().content_hash:
+        raise ConfigError(f"the simulator in {name} was fitted to other data", where="--simulator", mend=mend)
+    return folder, fitted
+
+
+def simulator_hash(folder: Path) -> str:
+    """A hash of a saved simulator: equal for equal ones, wherever they lie."""
+    digest = hashlib.sha256()
+    for file in sorted(p for p in folder.iterdir() if not p.name.startswith(".")):
+        digest.update(file.name.encode() + file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def platform_world(
+    setting: Setting,
+    fitted: FittedWorld,
+    config: WorldConfig,
+    device: str = "cpu",
+    objective: Objective = Objective(),  # noqa: B008 - frozen
+) -> RetentionWorld:
+    """A world whose platform ranks by what it learned from the training rows, not by the users' true tastes."""
+    if config.action_kind in ("item", "slate"):
+        return fitted.world(config, objective=objective, device=device)
+    return fitted.world(config, objective=objective, scorer=setting.responses, item_vectors=setting.item_vectors, device=device)
+
+
+def _fit(setting: Setting, log: Log, config: FitConfig, seed: int, device: str, progress: Progress) -> FittedWorld:
     cut = sessions(log, rule=setting.session_rule)
-    return fit_world(log, sessions=cut, groups=activity_groups(setting.store), config=config, seed=seed, progress=progress)
+    groups = activity_groups(setting.store)
+    return fit_world(log, sessions=cut, groups=groups, config=config, seed=seed, device=device, progress=progress)

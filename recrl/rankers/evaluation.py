@@ -38,8 +38,17 @@ class RankingResult:
     k: int
 
 
-def evaluate_ranking(policy: ItemPolicy, rows: Interactions, part: int = TEST, *, k: int = 10) -> RankingResult:
+def evaluate_ranking(
+    policy: ItemPolicy, rows: Interactions, part: int = TEST, *, k: int = 10, cases_of: ItemPolicy | None = None
+) -> RankingResult:
     """Recall@k and NDCG@k of the policy's scores on the held-out rows of a part.
+
+    Args:
+        policy: what is measured.
+        rows: where from.
+        part: ``VALID`` or ``TEST``.
+        k: ranks that count.
+        cases_of: take the cases of this policy, for comparing the two; by default the policy's own.
 
     **Errors**: :class:`ConfigError` for the training part, another catalogue, or ``k`` beyond it.
     """
@@ -51,7 +60,8 @@ def evaluate_ranking(policy: ItemPolicy, rows: Interactions, part: int = TEST, *
             where="evaluate_ranking",
             mend="use a policy trained on the same data, and k within its catalogue",
         )
-    cases = _row_cases(policy.scores, rows, part) if isinstance(policy.scores, SequenceScores) else _user_cases(rows, part)
+    judge = (cases_of or policy).scores
+    cases = _row_cases(judge, rows, part) if isinstance(judge, SequenceScores) else _user_cases(rows, part)
     found: list[Tensor] = []
     with torch.no_grad():
         for observation, relevant, left_out in cases:

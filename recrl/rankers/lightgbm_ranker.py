@@ -6,7 +6,7 @@ training row hold the row itself, shrunk with the weight of 20 rows: that flatte
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,10 +23,13 @@ from recrl.core.errors import CheckpointError, ConfigError, DataError
 from recrl.core.files import atomic_path, read_json, write_json, write_text
 from recrl.core.streams import Purpose, Streams
 from recrl.policies.boosted import BoostedScores
+from recrl.rankers.journal import Journal
 from recrl_datasets import Log, UserItemFeatures
 
 _QUERY_ROWS = 10_000
 """Rows of one user that LightGBM's lambdarank takes."""
+_KEEP_EVERY = 20
+"""Rounds between checkpoints of a training that is kept."""
 
 
 @dataclass(frozen=True)
@@ -77,13 +80,15 @@ def fit_lightgbm(
     positives: str = "all",
     config: LightGBMConfig = LightGBMConfig(),
     seed: int = 0,
+    journal: Journal | None = None,
     progress: Progress | None = None,
 ) -> tuple[BoostedScores, list[dict[str, Any]]]:
     """Train a ranker by lambdarank, and the log of training (``step``, ``name``, ``value``).
 
     A query is a user: its rows, 1 where the behaviour ``positives`` happened (``all``: everywhere) and 0 elsewhere, and ``negatives`` items
     drawn at random for each 1, as 0; items that are a 1 of this user are not drawn. Of very long users the latest rows are taken.
-    Rounds stop by NDCG@10 on queries of the validation rows.
+    Rounds stop by NDCG@10 on queries of the validation rows. With a ``journal`` the trees are kept every 20 rounds; a training that was
+    stopped goes on from there and grows the trees it would have grown.
 
     **Errors**: :class:`DataError` without a positive training row.
     """
@@ -92,7 +97,7 @@ def fit_lightgbm(
         raise DataError(f"no training row has {positives!r}", where="lightgbm", mend="choose another behaviour, or all")
     held = _queries(valid, positives, config.negatives, seed + 1)
     parameters = config.parameters(seed, objective="lambdarank", metric="ndcg", eval_at=[10])
-    booster, metrics = _grow(parameters, config, queries, held if held.label.any() else None, features, "ndcg@10", progress)
+    booster, metrics = _grow(parameters, config, queries, held if held.label.any() else None, features, "ndcg@10", journal, progress)
     scores = BoostedScores(booster, torch.from_numpy(features.user), torch.from_numpy(features.item))
     return scores, metrics
 
@@ -139,7 +144,7 @@ class LightGBMResponse:
             told = progress and partial(_tell, progress, k, len(names), name)
             held = _rows(valid, name) if valid.n_rows else None
             parameters = config.parameters(seed, objective="binary", metric="binary_logloss")
-            boosters[name], _ = _grow(parameters, config, _rows(train, name), held, features, "binary_logloss", told)
+            boosters[name], _ = _grow(parameters, config, _rows(train, name), held, features, "binary_logloss", None, told)
         return cls(boosters, features.user, features.item)
 
     def probabilities(self, user: ArrayLike, item: ArrayLike) -> NDArray[np.float32]:
@@ -224,29 +229,50 @@ def _grow(
     held: _Rows | None,
     features: UserItemFeatures,
     metric: str,
+    journal: Journal | None,
     progress: Progress | None,
 ) -> tuple[str, list[dict[str, Any]]]:
-    """Grow trees on ``rows``; the text of the booster at its best round, and the validation metric of each round."""
+    """Grow trees on ``rows``; the text of the booster at its best round, and the validation metric of each round.
+
+    LightGBM goes on from a booster's text with the scores it had: a round depends on nothing else, as no rows or features are drawn.
+    """
     import lightgbm
 
     def dataset(part: _Rows, reference: Any = None) -> Any:
         pairs = np.concatenate([features.user[part.user], features.item[part.item]], axis=1)
         return lightgbm.Dataset(pairs, part.label, group=part.sizes, reference=reference)
 
-    metrics: list[dict[str, Any]] = []
+    kept = journal.newest() if journal else None
+    start, state = kept or (0, {"booster": "", "metrics": []})
+    metrics: list[dict[str, Any]] = list(state["metrics"])
+    sign = -1.0 if metric == "binary_logloss" else 1.0
 
-    def after_round(state: Any) -> None:
-        if state.evaluation_result_list:
-            metrics.append({"step": state.iteration + 1, "name": f"valid_{metric}", "value": float(state.evaluation_result_list[0][2])})
+    def best() -> int:
+        """The first round that no other is better than."""
+        return int(max(metrics, key=lambda row: sign * row["value"])["step"]) if metrics else config.trees
+
+    def after_round(grown: Any) -> None:
+        done = grown.iteration + 1
+        if grown.evaluation_result_list:
+            metrics.append({"step": done, "name": f"valid_{metric}", "value": float(grown.evaluation_result_list[0][2])})
         if progress:
-            progress((state.iteration + 1) / config.trees, f"round {state.iteration + 1}")
+            progress(done / config.trees, f"round {done}")
+        # the number of rounds asked for is the same wherever growing began: LightGBM writes it beside the trees
+        if done == config.trees or (metrics and done - best() >= config.stopping_rounds):
+            raise lightgbm.callback.EarlyStopException(best() - 1, [])
+        if journal and done % _KEEP_EVERY == 0:
+            journal.keep(done, {"booster": grown.model.model_to_string(num_iteration=-1)}, metrics)
 
     train = dataset(rows)
-    callbacks: list[Callable[..., Any]] = [after_round]
-    if held is not None:
-        callbacks.append(lightgbm.early_stopping(config.stopping_rounds, verbose=False))
     booster = lightgbm.train(
-        dict(parameters), train, config.trees, valid_sets=[dataset(held, train)] if held is not None else None, callbacks=callbacks
+        dict(parameters),
+        train,
+        config.trees,
+        valid_sets=[dataset(held, train)] if held is not None else None,
+        init_model=lightgbm.Booster(model_str=state["booster"]) if start else None,
+        callbacks=[after_round],
     )
+    if journal:
+        journal.record(metrics)
     text: str = booster.model_to_string(num_iteration=booster.best_iteration)
     return text, metrics

@@ -56,7 +56,7 @@ class Ranker:
         """Vectors of the items, (n_items, d).
 
         Args:
-            bounded: scale columns to equal spread within [-1, 1], what an actor with bounded outputs can imitate.
+            bounded: scaled by :func:`spread_evenly`.
 
         **Errors**: :class:`ConfigError` for a ranker without vectors (LightGBM).
         """
@@ -64,6 +64,9 @@ class Ranker:
         if not isinstance(scores, FactorScores | SequenceScores):
             raise ConfigError("trees have no item vectors", where="Ranker.item_vectors", mend="use bpr, lightgcn, sasrec or gru4rec")
         vectors = scores.item_vectors.detach().clone()
-        if not bounded:
-            return vectors
-        return (vectors / (2.5 * vectors.std(0).clamp_min(1e-6))).clamp(-1.0, 1.0)
+        return spread_evenly(vectors) if bounded else vectors
+
+
+def spread_evenly(vectors: Tensor) -> Tensor:
+    """Columns scaled to one spread, so that they fill [-1, 1]: what an actor with bounded outputs can imitate; (n, d) -> (n, d)."""
+    return (vectors / (2.5 * vectors.std(0, correction=0).clamp_min(1e-6))).clamp(-1.0, 1.0)

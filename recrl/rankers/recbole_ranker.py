@@ -30,7 +30,9 @@ from recrl.core.errors import ConfigError, DataError
 from recrl.policies.ranked import FactorScores, SequenceConfig, SequenceScores
 from recrl.rankers import RECBOLE_MODELS, SEQUENTIAL
 from recrl.rankers.interactions import TEST, TRAIN, VALID, Interactions
+from recrl.rankers.journal import Journal
 from recrl.rankers.recbole_shims import import_recbole, use_recbole
+from recrl.rankers.recbole_training import RecBoleTraining
 
 _NAME = "log"
 _FIXED = {"model", "dataset", "eval_args", "benchmark_filename", "valid_metric", "reproducibility"}
@@ -83,9 +85,12 @@ def fit_recbole(
     seed: int,
     feedback: int = 0,
     device: str = "cpu",
+    journal: Journal | None = None,
     progress: Progress | None = None,
 ) -> Fitted:
     """Train the ranker ``name`` on the training rows; the best epoch on the validation rows is kept (the last one without any).
+
+    With a ``journal`` the training is kept at the end of each epoch, and goes on from there: on CPU with the bits it would have had.
 
     Args:
         name: one of :data:`recrl.rankers.RECBOLE_MODELS`.
@@ -94,43 +99,36 @@ def fit_recbole(
         seed: RecBole's seed; equal rows and seeds give RecBole's own results.
         feedback: bits that an item of a history must have one of to be read when the policy acts (how ``rows`` were chosen).
         device: ``cpu`` or a CUDA device.
+        journal: where the training is kept while it goes on.
         progress: told after each epoch that is evaluated.
 
     **Errors**: ``MissingDependencyError`` without RecBole; :class:`ConfigError` for a setting it does not take;
-    :class:`DataError` for rows that it cannot learn from.
+    :class:`DataError` for rows that it cannot learn from; ``CheckpointError`` for a journal of another training.
     """
     _check_rows(rows, name in SEQUENTIAL, device)
     with tempfile.TemporaryDirectory(prefix="recrl-recbole-") as folder, use_recbole(Path(folder)):
         _write_atomic(rows, Path(folder) / _NAME)
         try:
-            return _fit(name, rows, _configuration(name, config, seed, Path(folder), device), feedback, progress)
+            return _fit(name, rows, _configuration(name, config, seed, Path(folder), device), feedback, journal, progress)
         except (ValueError, TypeError, NotImplementedError) as error:
             # what RecBole raises for sizes that do not fit, unknown losses, and a loss that is no number
             raise ConfigError(f"RecBole stopped: {error}", where=f"ranker {name}", mend="change its settings") from error
 
 
-def _fit(name: str, rows: Interactions, recbole: Any, feedback: int, progress: Progress | None) -> Fitted:
+def _fit(name: str, rows: Interactions, recbole: Any, feedback: int, journal: Journal | None, progress: Progress | None) -> Fitted:
     """The steps of RecBole's ``run_recbole``, in its order, so that equal seeds draw equal numbers."""
-    utils, device, epochs = import_recbole("recbole.utils"), recbole["device"], recbole["epochs"]
+    utils = import_recbole("recbole.utils")
     utils.init_seed(recbole["seed"], True)
     dataset = _dataset_type(name in SEQUENTIAL)(recbole)
     train, valid = _loaders(recbole, dataset)
     # once more: the model starts from the seed, whatever the data drew
     utils.init_seed(recbole["seed"], True)
-    model = utils.get_model(RECBOLE_MODELS[name])(recbole, train._dataset).to(device)
-    trainer = utils.get_trainer(recbole["MODEL_TYPE"], RECBOLE_MODELS[name])(recbole, model)
-    metrics: list[dict[str, Any]] = []
-
-    def evaluated(epoch: int, score: float) -> None:
-        metrics.append({"step": epoch + 1, "name": "valid_mrr@10", "value": float(score)})
-        if progress:
-            progress((epoch + 1) / epochs, f"epoch {epoch + 1}, MRR@10 {score:.4f}")
-
-    _, best = trainer.fit(train, valid, verbose=False, saved=True, show_progress=False, callback_fn=evaluated)
-    metrics += [{"step": epoch + 1, "name": "train_loss", "value": float(loss)} for epoch, loss in trainer.train_loss_dict.items()]
-    model.load_state_dict(torch.load(trainer.saved_model_file, map_location=device)["state_dict"])
+    model = utils.get_model(RECBOLE_MODELS[name])(recbole, train._dataset).to(recbole["device"])
+    training = RecBoleTraining(utils.get_trainer(recbole["MODEL_TYPE"], RECBOLE_MODELS[name])(recbole, model), train, valid, journal)
+    best = training.fit(progress)
+    model.load_state_dict(training.best)
     scores = _sequence_scores(name, model, dataset, rows, feedback) if name in SEQUENTIAL else _factor_scores(model, dataset, rows)
-    return Fitted(scores.cpu(), metrics, {metric: float(value) for metric, value in (best or {}).items()})
+    return Fitted(scores.cpu(), training.metrics, best)
 
 
 def _check_rows(rows: Interactions, sequential: bool, device: str) -> None:

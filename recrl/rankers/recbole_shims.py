@@ -75,6 +75,15 @@ def import_recbole(module: str = "recbole") -> Any:
         raise MissingDependencyError(what, where="recrl.rankers", mend=MEND) from None
 
 
+def missing_recbole() -> MissingDependencyError | None:
+    """What keeps RecBole from being used here; ``None`` where it can be."""
+    try:
+        with use_recbole(Path(os.devnull)):
+            return None
+    except MissingDependencyError as error:
+        return error
+
+
 def run_recbole(folder: Path, **arguments: Any) -> dict[str, Any]:
     """RecBole's own ``run_recbole``, untouched, for comparisons; what it writes lands in ``folder``.
 

@@ -4,34 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
-from recrl.core.contracts import Algorithm, BatchTransform, Progress, Sampler, Stateful
-from recrl.core.errors import ConfigError
+from recrl.core.contracts import Algorithm, BatchTransform, Progress, Sampler
 from recrl.core.runs import RunFolder
-from recrl.training.portions import Portion, check_portions, resume, save
+from recrl.training.portions import Learning, WalkConfig, walk
 
 
 @dataclass(frozen=True)
-class OfflineConfig:
-    """How long and in what portions a learner trains.
+class OfflineConfig(WalkConfig):
+    """Length and portions of offline training: a step is an update."""
 
-    Attributes:
-        steps: updates.
-        batch_size: transitions an update.
-        log_every: updates a metric row averages over.
-        checkpoint_every: updates between checkpoints; a multiple of ``log_every``, so that a resumed run writes the same rows.
-    """
-
-    steps: int = 2_000
-    batch_size: int = 256
-    log_every: int = 100
-    checkpoint_every: int = 500
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "log_every", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}={getattr(self, name)} must be at least 1", where=f"offline.{name}")
-        check_portions(self.checkpoint_every, self.log_every, "offline")
+    where: ClassVar[str] = "offline"
 
 
 def train_offline(
@@ -43,6 +27,7 @@ def train_offline(
     stream: str,
     transforms: Sequence[BatchTransform] = (),
     progress: Progress | None = None,
+    tensorboard: bool = False,
 ) -> int:
     """Train ``algorithm`` to ``config.steps`` updates, from its newest checkpoint where there is one.
 
@@ -56,28 +41,12 @@ def train_offline(
         stream: name of the metric stream.
         transforms: applied to each batch in order; each learns from the batch as it receives it.
         progress: told after every portion.
+        tensorboard: write the metrics for TensorBoard too.
 
     Returns:
         The step the run started from (0 unless resumed).
 
     **Errors**: :class:`RecrlError` when a loss is not finite.
     """
-    parts: dict[str, Stateful] = {"algorithm": algorithm, "sampler": sampler, **{f"transform-{k}": t for k, t in enumerate(transforms)}}
-    start = resume(parts, run, stream)
-    portion = Portion(run, stream)
-    for step in range(start + 1, config.steps + 1):
-        batch = sampler.sample(config.batch_size, step)
-        for transform in transforms:
-            portion.add(transform.update(batch).metrics)
-            batch = transform.apply(batch)
-        update = algorithm.update(batch)
-        if update.priorities is not None and batch.index is not None:
-            sampler.update_priorities(batch.index, update.priorities)
-        portion.add(update.metrics)
-        if step % config.log_every == 0 or step == config.steps:
-            portion.write(step)
-            if progress is not None:
-                progress(step / config.steps, f"{stream}: step {step:,} of {config.steps:,}")
-        if step % config.checkpoint_every == 0 or step == config.steps:
-            save(parts, run, stream, step)
-    return start
+    learning = Learning(algorithm, sampler, config.batch_size, transforms)
+    return walk(config, learning.update, learning.parts, run, stream=stream, progress=progress, tensorboard=tensorboard)

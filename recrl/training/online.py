@@ -1,13 +1,25 @@
-"""The online loop: collect, remember, learn; metrics, checkpoints, exact resume."""
+"""The online loop: collect, remember, learn, now and then evaluate; metrics, checkpoints, exact resume."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar, Protocol
 
 import torch
 
-from recrl.core.contracts import Action, ActionSpec, Algorithm, BatchTransform, Observation, Policy, Progress, Stateful
+from recrl.core.contracts import (
+    Action,
+    ActionSpec,
+    Algorithm,
+    BatchTransform,
+    Observation,
+    Policy,
+    Progress,
+    Sampler,
+    Stateful,
+    Transitions,
+)
 from recrl.core.errors import ConfigError
 from recrl.core.runs import RunFolder
 from recrl.core.streams import Purpose
@@ -16,38 +28,46 @@ from recrl.policies.networks import draw_ids
 from recrl.replay.ring import RingBuffer
 from recrl.replay.samplers import UniformSampler
 from recrl.training.collect import Collector
-from recrl.training.portions import Portion, check_portions, resume, save
+from recrl.training.portions import Learning, Portion, WalkConfig, walk
+
+Evaluate = Callable[[Policy], Mapping[str, float]]
+"""Metrics of a policy on users or episodes of its own, with streams of its own: training goes on as if it had not been asked."""
 
 
 @dataclass(frozen=True)
-class OnlineConfig:
-    """How long and in what portions a learner collects and trains.
+class OnlineConfig(WalkConfig):
+    """Length and portions of online training: a step gives one transition of every user side by side.
 
     Attributes:
-        steps: environment steps; each gives one transition of every user side by side.
         warmup: steps with uniformly random actions before the first update.
         updates_per_step: updates after each later step.
-        batch_size: transitions an update.
-        log_every: steps a metric row averages over.
-        checkpoint_every: steps between checkpoints; a multiple of ``log_every``.
+        evaluate_every: steps between evaluations; 0 evaluates only after the last step.
     """
 
     steps: int = 5_000
+    checkpoint_every: int = 1_000
     warmup: int = 50
     updates_per_step: int = 1
-    batch_size: int = 256
-    log_every: int = 100
-    checkpoint_every: int = 1_000
+    evaluate_every: int = 500
+    where: ClassVar[str] = "online"
 
     def __post_init__(self) -> None:
-        for name in ("steps", "updates_per_step", "batch_size", "log_every", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}={getattr(self, name)} must be at least 1", where=f"online.{name}")
-        if self.warmup < 1:
-            raise ConfigError(
-                f"warmup={self.warmup} must be at least 1", where="online.warmup", mend="a first batch needs something to draw from"
-            )
-        check_portions(self.checkpoint_every, self.log_every, "online")
+        super().__post_init__()
+        self._at_least("updates_per_step", 1)
+        self._at_least("warmup", 1, "a first batch needs something to draw from")
+        self._at_least("evaluate_every", 0)
+
+    def evaluates_at(self, step: int) -> bool:
+        """Whether the policy is evaluated after this step."""
+        return step == self.steps or (self.evaluate_every > 0 and step % self.evaluate_every == 0)
+
+
+class Memory(Stateful, Protocol):
+    """A replay buffer: what is collected goes in, a sampler draws from it."""
+
+    def add(self, batch: Transitions) -> None:
+        """Remember a batch."""
+        ...
 
 
 class UniformActions:
@@ -67,44 +87,57 @@ class UniformActions:
 def train_online(
     algorithm: Algorithm,
     collector: Collector,
-    buffer: RingBuffer,
+    buffer: Memory,
     config: OnlineConfig,
     run: RunFolder,
     *,
     stream: str,
     seed: int,
+    sampler: Sampler | None = None,
     transforms: Sequence[BatchTransform] = (),
+    evaluate: Evaluate | None = None,
     progress: Progress | None = None,
+    tensorboard: bool = False,
 ) -> int:
-    """Collect and train to ``config.steps`` steps, from the newest checkpoint where there is one; returns the step it started from.
+    """Collect and train to ``config.steps`` steps, from the newest checkpoint where there is one.
 
-    On CPU and in a simulated world the result does not depend on where a run was interrupted: users, their clocks and the replay buffer are
-    part of the checkpoint.
+    On CPU the result does not depend on where a run was interrupted: collector, replay buffer and sampler are part of the checkpoint.
 
-    **Errors**: :class:`RecrlError` when a loss is not finite.
+    Args:
+        algorithm: the learner; changed in place.
+        collector: users or tasks side by side.
+        buffer: what is remembered.
+        config: length and portions.
+        run: where metrics (stream ``stream``) and checkpoints (``checkpoints/<stream>``) go.
+        stream: name of the metric stream.
+        seed: of the default sampler.
+        sampler: draws from ``buffer`` and gets priorities back; the default draws uniformly from a :class:`RingBuffer`.
+        transforms: applied to each batch in order.
+        evaluate: asked every ``config.evaluate_every`` steps and after the last one.
+        progress: told after every portion.
+        tensorboard: write the metrics for TensorBoard too.
+
+    Returns:
+        The step the run started from (0 unless resumed).
+
+    **Errors**: :class:`RecrlError` when a loss is not finite; :class:`ConfigError` for another buffer without a sampler.
     """
-    sampler = UniformSampler(buffer, None, seed)
-    parts: dict[str, Stateful] = {"algorithm": algorithm, "collector": collector, "buffer": buffer}
-    parts |= {f"transform-{k}": t for k, t in enumerate(transforms)}
-    start = resume(parts, run, stream)
-    uniform: Policy = UniformActions(algorithm.action_spec)  # type: ignore[assignment]
-    portion = Portion(run, stream)
-    for step in range(start + 1, config.steps + 1):
-        policy = uniform if step <= config.warmup else algorithm.collect_policy()
-        gathered = collector.collect(policy, step)
+    if sampler is None:
+        if not isinstance(buffer, RingBuffer):
+            raise ConfigError(f"nothing draws from a {type(buffer).__name__}", where="train_online.sampler", mend="give its sampler")
+        sampler = UniformSampler(buffer, None, seed)
+    learning = Learning(algorithm, sampler, config.batch_size, transforms)
+    warmup: Policy = UniformActions(algorithm.action_spec)  # type: ignore[assignment]
+
+    def take(step: int, portion: Portion) -> None:
+        gathered = collector.collect(warmup if step <= config.warmup else algorithm.collect_policy(), step)
         algorithm.observe(gathered)
         buffer.add(gathered)
         portion.add({f"reward_{k}": gathered.reward[:, k].mean() for k in range(gathered.reward.shape[1])})
-        for update in range(config.updates_per_step if step > config.warmup else 0):
-            batch = sampler.sample(config.batch_size, step * config.updates_per_step + update)
-            for transform in transforms:
-                portion.add(transform.update(batch).metrics)
-                batch = transform.apply(batch)
-            portion.add(algorithm.update(batch).metrics)
-        if step % config.log_every == 0 or step == config.steps:
-            portion.write(step)
-            if progress is not None:
-                progress(step / config.steps, f"{stream}: step {step:,} of {config.steps:,}")
-        if step % config.checkpoint_every == 0 or step == config.steps:
-            save(parts, run, stream, step)
-    return start
+        for k in range(config.updates_per_step if step > config.warmup else 0):
+            learning.update(step * config.updates_per_step + k, portion)
+        if evaluate is not None and config.evaluates_at(step):
+            portion.record(step, evaluate(algorithm.policy()))
+
+    parts = {**learning.parts, "collector": collector, "buffer": buffer}
+    return walk(config, take, parts, run, stream=stream, progress=progress, tensorboard=tensorboard)

@@ -12,12 +12,12 @@ from recrl.console import Talk
 from recrl.core.config import to_dict
 from recrl.core.errors import ConfigError
 from recrl.core.runs import RunFolder
+from recrl.core.torch.devices import resolve_device
 from recrl.pipeline.compare import CompareConfig, compare
 from recrl.pipeline.data import DataOptions, load_store
 from recrl.pipeline.policies import fingerprint, named_policies
 from recrl.pipeline.setting import Setting
-from recrl.pipeline.simulate import simulator_folder
-from simulators.fit import FittedWorld
+from recrl.pipeline.simulate import load_simulator, simulator_hash
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class AbOptions:
         data: the log that policies and simulator were made from.
         compare: size and assumptions.
         seed: of users and noise.
+        device: `auto`, `cpu` or `cuda`.
         runs: where runs live.
         run: name of the run; default `ab-<policies>`.
     """
@@ -39,33 +40,28 @@ class AbOptions:
     data: Annotated[DataOptions, tyro.conf.arg(name="")] = DataOptions()
     compare: Annotated[CompareConfig, tyro.conf.arg(name="")] = CompareConfig()
     seed: int = 0
+    device: str = "cpu"
     runs: Path = Path("runs")
     run: str = ""
 
 
 def ab(options: AbOptions, talk: Talk) -> None:
     """Simulate every arm, write the tables, print effects with intervals."""
+    device = resolve_device(options.device)
     store = load_store(options.data, talk.progress("prepare"))
-    policies = named_policies(options.policies, Setting(store, options.data), runs=options.runs, with_baselines=False)
+    setting = Setting(store, options.data)
+    policies = named_policies(options.policies, setting, runs=options.runs)
     if len(policies) < 2:
         raise ConfigError(
             f"an A/B test compares at least two policies, got {', '.join(policies) or 'none'}",
             where="recrl ab",
             mend="recrl ab popularity RUN",
         )
-    wanted = options.simulator or Path(f"simulator-{store.name}")
-    held = next((p for p in (options.runs / wanted, wanted) if simulator_folder(RunFolder(p)).is_dir()), None)
-    if held is None:
-        raise ConfigError(f"no fitted simulator in {wanted}", where="--simulator", mend=f"recrl simulate fit --data {options.data.data}")
-    fitted = FittedWorld.load(simulator_folder(RunFolder(held)))
-    if fitted.data_hash != store.log().content_hash:
-        raise ConfigError(
-            f"the simulator in {held} was fitted to other data", where="--simulator", mend=f"recrl simulate fit --data {options.data.data}"
-        )
+    folder, fitted = load_simulator(options.simulator, options.runs, store)
     asked = {
         **options.data.asked(store),
         "policies": {name: fingerprint(policy) for name, policy in policies.items()},
-        "simulator": str(held),
+        "simulator": simulator_hash(folder),
         **to_dict(options.compare),
     }
     run = RunFolder.create(
@@ -74,9 +70,12 @@ def ab(options: AbOptions, talk: Talk) -> None:
         config=asked,
         seed=options.seed,
         data_hash=store.manifest.content_hash,
+        device=device,
     )
     with run.running():
-        tables = compare(fitted, policies, next(iter(policies)), options.compare, run, seed=options.seed, progress=talk.progress("A/B"))
+        report = run.heartbeats(talk.progress("A/B"))
+        baseline = next(iter(policies))
+        tables = compare(setting, fitted, policies, baseline, options.compare, run, seed=options.seed, device=device, progress=report)
     talk.close()
     rows = {name: table.to_pylist() for name, table in tables.items()}
     print_effects(rows["ab_metrics"], rows["ab_design"], talk)

@@ -10,17 +10,19 @@ from typing import Annotated
 import tyro
 
 from dashboards.report import write_report
-from recrl.console import Talk
+from recrl.console import Talk, stages_of
 from recrl.core.config import to_dict
 from recrl.core.runs import RunFolder
+from recrl.core.torch.devices import resolve_device
 from recrl.pipeline.compare import CompareConfig, compare
 from recrl.pipeline.data import DataOptions, load_store
 from recrl.pipeline.replay import replay
 from recrl.pipeline.setting import Setting
 from recrl.pipeline.simulate import simulate
+from recrl.training.tensorboard import check_tensorboard
 from recrl.verbs.ab import print_effects
 from recrl.verbs.ope import print_estimates
-from recrl.verbs.replay import learners, stages_of
+from recrl.verbs.replay import learners
 
 BASELINE = "popularity"
 
@@ -34,6 +36,8 @@ class DemoOptions:
         steps: updates of each learner.
         compare: size and assumptions of the A/B test.
         seed: of everything.
+        device: `auto`, `cpu` or `cuda`.
+        tensorboard: write the metrics of training for TensorBoard too.
         runs: where runs live.
         run: name of the run; default `demo-<data>`. The same command goes on where it was stopped.
     """
@@ -42,13 +46,17 @@ class DemoOptions:
     steps: int = 1_500
     compare: Annotated[CompareConfig, tyro.conf.arg(name="")] = CompareConfig()
     seed: int = 0
+    device: str = "cpu"
+    tensorboard: bool = False
     runs: Path = Path("runs")
     run: str = ""
 
 
 def demo(options: DemoOptions, talk: Talk) -> None:
     """Run every stage; what is trained and fitted already is loaded, the rest is done again."""
-    started = time.perf_counter()
+    started, device = time.perf_counter(), resolve_device(options.device)
+    if options.tensorboard:
+        check_tensorboard()
     store = load_store(options.data, talk.progress("prepare"))
     setting = Setting(store, options.data)
     asked = {**options.data.asked(store), "steps": options.steps}
@@ -58,12 +66,17 @@ def demo(options: DemoOptions, talk: Talk) -> None:
         config={**asked, **to_dict(options.compare)},
         seed=options.seed,
         data_hash=store.manifest.content_hash,
+        device=device,
     )
     with run.running():
-        policies, evaluation = replay(setting, learners(options.steps), run, seed=options.seed, stage=stages_of(run, talk, 0.0, 0.6))
+        stage = stages_of(run, talk, 0.0, 0.6)
+        plans = learners(options.steps, talk)
+        policies, evaluation = replay(setting, plans, run, seed=options.seed, stage=stage, device=device, tensorboard=options.tensorboard)
         stage = stages_of(run, talk, 0.6, 1.0)
-        fitted = simulate(setting, run, seed=options.seed, progress=stage("fit simulator", 0.0, 0.3))
-        tables = compare(fitted, policies, BASELINE, options.compare, run, seed=options.seed, progress=stage("A/B", 0.3, 1.0))
+        fitted = simulate(setting, run, seed=options.seed, device=device, progress=stage("fit simulator", 0.0, 0.3))
+        tables = compare(
+            setting, fitted, policies, BASELINE, options.compare, run, seed=options.seed, device=device, progress=stage("A/B", 0.3, 1.0)
+        )
     report = write_report(run)
     talk.close()
     estimates, effects = evaluation.estimates.to_pylist(), tables["ab_metrics"].to_pylist()

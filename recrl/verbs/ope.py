@@ -8,14 +8,15 @@ from typing import Annotated
 
 import tyro
 
-from offline_eval.evaluate import resolve
-from recrl.console import Talk
+from offline_eval import resolve
+from recrl.console import Talk, stages_of
 from recrl.core.errors import ConfigError
 from recrl.core.runs import RunFolder
+from recrl.core.torch.devices import resolve_device
 from recrl.pipeline.data import DataOptions, load_store
 from recrl.pipeline.estimate import estimate
 from recrl.pipeline.learn import LearnConfig, learn
-from recrl.pipeline.policies import fingerprint, named_policies
+from recrl.pipeline.policies import BASELINES, fingerprint, named_policies, over_items
 from recrl.pipeline.setting import Setting
 from recrl.training.offline import OfflineConfig
 
@@ -31,6 +32,7 @@ class OpeOptions:
         level: nominal coverage of the intervals.
         behaviour_steps: training steps of the estimated logging policy.
         seed: of the estimated logging policy.
+        device: `auto`, `cpu` or `cuda`.
         runs: where runs live.
         run: name of the run that holds the estimates; default `ope-<source>`.
     """
@@ -41,15 +43,17 @@ class OpeOptions:
     level: float = 0.95
     behaviour_steps: int = 1_500
     seed: int = 0
+    device: str = "cpu"
     runs: Path = Path("runs")
     run: str = ""
 
 
 def ope(options: OpeOptions, talk: Talk) -> None:
     """Estimate, write the tables, print them."""
+    device = resolve_device(options.device)
     store = load_store(options.data, talk.progress("prepare"))
     setting = Setting(store, options.data)
-    policies = named_policies([options.source], setting, runs=options.runs)
+    policies = over_items(named_policies([*BASELINES, options.source], setting, runs=options.runs))
     if not 0.0 < options.level < 1.0:
         raise ConfigError(f"level={options.level}", where="--level", mend="give a coverage between 0 and 1, for example 0.95")
     for estimator in options.estimators:
@@ -67,12 +71,21 @@ def ope(options: OpeOptions, talk: Talk) -> None:
         config=asked,
         seed=options.seed,
         data_hash=store.manifest.content_hash,
+        device=device,
     )
     with run.running():
         cloned = LearnConfig("bc", "item", OfflineConfig(steps=options.behaviour_steps), label="logging-policy")
-        behaviour = learn(setting, cloned, run, seed=options.seed, progress=talk.progress("logging policy"))
+        stage = stages_of(run, talk)
+        behaviour = learn(setting, cloned, run, seed=options.seed, device=device, progress=stage("logging policy", 0.0, 0.5))
         result = estimate(
-            setting, policies, behaviour, run, estimators=options.estimators, level=options.level, progress=talk.progress("estimate")
+            setting,
+            policies,
+            behaviour,
+            run,
+            estimators=options.estimators,
+            level=options.level,
+            device=device,
+            progress=stage("estimate", 0.5, 1.0),
         )
     talk.close()
     print_estimates(result.estimates.to_pylist(), talk, options.data.signal)

@@ -12,6 +12,7 @@ import tyro
 from recrl.console import Talk
 from recrl.core.errors import StorageError
 from recrl.core.runs import RunFolder
+from recrl.core.torch.devices import resolve_device
 from recrl.pipeline.data import DataOptions, load_store
 from recrl.pipeline.setting import Setting
 from recrl.pipeline.simulate import simulate, simulator_folder
@@ -24,12 +25,14 @@ class FitOptions:
     Attributes:
         data: the log.
         seed: of the user split and the fit.
+        device: `auto`, `cpu` or `cuda`.
         runs: where runs live.
         run: name of the run; default `simulator-<data>`.
     """
 
     data: Annotated[DataOptions, tyro.conf.arg(name="")] = DataOptions()
     seed: int = 0
+    device: str = "cpu"
     runs: Path = Path("runs")
     run: str = ""
 
@@ -49,6 +52,7 @@ class ReportOptions:
 
 def fit(options: FitOptions, talk: Talk) -> None:
     """Fit, save, print the calibration table."""
+    device = resolve_device(options.device)
     store = load_store(options.data, talk.progress("prepare"))
     asked = options.data.asked(store)
     run = RunFolder.create(
@@ -57,9 +61,11 @@ def fit(options: FitOptions, talk: Talk) -> None:
         config=asked,
         seed=options.seed,
         data_hash=store.manifest.content_hash,
+        device=device,
     )
     with run.running():
-        simulate(Setting(store, options.data), run, seed=options.seed, progress=talk.progress("fit simulator"))
+        report = run.heartbeats(talk.progress("fit simulator"))
+        simulate(Setting(store, options.data), run, seed=options.seed, device=device, progress=report)
     talk.close()
     talk.say(f"simulator: {simulator_folder(run)}")
     _show(run, talk)

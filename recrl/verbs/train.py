@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import polars as pl
@@ -14,14 +13,16 @@ from recrl.algorithms.bc import BCConfig
 from recrl.algorithms.td3 import TD3Config
 from recrl.algorithms.td3_bc import TD3BCConfig
 from recrl.console import Talk
+from recrl.core.contracts import Progress
 from recrl.core.runs import RunFolder
-from recrl.core.torch.devices import resolve_device
 from recrl.pipeline.data import DataOptions, load_store
-from recrl.pipeline.learn import LearnConfig, learn, policy_folder
+from recrl.pipeline.learn import LearnConfig, learn, policy_folder, stream_of
 from recrl.pipeline.rank import RankConfig
+from recrl.pipeline.runs import final_metrics
 from recrl.pipeline.setting import LogAction, Setting
 from recrl.rankers import RANKERS
 from recrl.training.offline import OfflineConfig
+from recrl.verbs.seeds import RunOptions, over_all_seeds
 
 
 @dataclass(frozen=True)
@@ -38,10 +39,9 @@ class TrainOptions:
         td3_bc: options of `td3_bc`.
         ranker: options of a supervised ranker.
         temperature: spread of the item choice of a vector learner.
-        seed: of networks, batches and noise.
-        device: `auto`, `cpu`, `cuda` or `mps`.
-        runs: where runs live.
-        run: name of the run; default `<algorithm>-<action>-<data>-seed<seed>`. The same command goes on where it was stopped.
+        candidates: run or saved policy whose highest scores name the items to choose from; without it the whole catalogue.
+        pool_size: how many it names.
+        how: seeds, device and place; the default name of the run is `<algorithm>-<action>-<data>-seed<seed>`.
     """
 
     algorithm: Annotated[str, tyro.conf.Positional] = "td3_bc"
@@ -53,34 +53,54 @@ class TrainOptions:
     td3_bc: TD3BCConfig = TD3BCConfig()
     ranker: RankConfig = RankConfig()
     temperature: float = 0.1
-    seed: int = 0
-    device: str = "cpu"
-    runs: Path = Path("runs")
-    run: str = ""
+    candidates: str = ""
+    pool_size: int = 100
+    how: Annotated[RunOptions, tyro.conf.arg(name="")] = RunOptions()
+
+    @property
+    def plan(self) -> LearnConfig:
+        """What is trained; an unknown name has no options, and :class:`LearnConfig` refuses it."""
+        chosen: Any = self.ranker if self.algorithm in RANKERS else getattr(self, self.algorithm, None)
+        return LearnConfig(self.algorithm, self.action, self.offline, chosen, self.temperature, self.candidates, self.pool_size)
 
 
-def train(options: TrainOptions, talk: Talk) -> None:
+def train(options: TrainOptions, talk: Talk) -> int:
     """Train, save the policy, print where it lies."""
-    device = resolve_device(options.device)
-    # an unknown name has no options; LearnConfig refuses it
-    chosen: Any = options.ranker if options.algorithm in RANKERS else getattr(options, options.algorithm, None)
-    config = LearnConfig(options.algorithm, options.action, options.offline, chosen, options.temperature)
-    store = load_store(options.data, talk.progress("prepare"))
-    name = options.run or f"{config.name}-{store.name}-seed{options.seed}"
-    asked = {**options.data.asked(store), "learner": config.as_dict()}
-    run = RunFolder.create(options.runs / name, kind="train", config=asked, seed=options.seed, data_hash=store.manifest.content_hash)
+    options.how.checked()
+    plan = options.plan
+    # once, before several processes want it
+    load_store(options.data, talk.progress("prepare"))
+    if options.how.seeds > 1:
+        return over_all_seeds(train_one, options, talk)
+    result = train_one(options, talk.progress(plan.name))
+    talk.close()
+    if "ranking" in result:
+        rows = [[r["part"], r["metric"], f"{r['value']:.4f}", f"{r['popularity']:.4f}", str(r["cases"])] for r in result["ranking"]]
+        talk.table("Full ranking of held-out positives", ["part", "metric", "value", "popularity", "cases"], rows)
+    talk.say(f"policy: {result['policy']}\nrun:    {result['run']}")
+    talk.result(result)
+    return 0
+
+
+def train_one(options: TrainOptions, progress: Progress) -> dict[str, Any]:
+    """Train one seed."""
+    plan, how, device = options.plan, options.how, options.how.checked()
+    store = load_store(options.data)
+    run = RunFolder.create(
+        how.runs / (how.run or f"{plan.name}-{store.name}-seed{how.seed}"),
+        kind="train",
+        config={**options.data.asked(store), "learner": plan.as_dict()},
+        seed=how.seed,
+        data_hash=store.manifest.content_hash,
+        device=device,
+    )
     started = time.perf_counter()
     with run.running():
-        learn(Setting(store, options.data), config, run, seed=options.seed, device=device, progress=talk.progress(config.name))
-    talk.close()
-    folder = policy_folder(run, config.name)
-    result = {"run": str(run.path), "policy": str(folder), "seconds": time.perf_counter() - started}
-    if config.is_ranker:
-        ranking = pl.read_parquet(run.artifact("ranking.parquet"))
-        rows = [[row["part"], row["metric"], f"{row['value']:.4f}", str(row["cases"])] for row in ranking.to_dicts()]
-        talk.table("Full ranking of held-out positives", ["part", "metric", "value", "cases"], rows)
-        result["ranking"] = ranking.to_dicts()
-    else:
-        result["steps"] = options.offline.steps
-    talk.say(f"policy: {folder}\nrun:    {run.path}")
-    talk.result(result)
+        report = run.heartbeats(progress)
+        learn(Setting(store, options.data), plan, run, seed=how.seed, device=device, progress=report, tensorboard=how.tensorboard)
+    result: dict[str, Any] = {"run": str(run.path), "policy": str(policy_folder(run, plan.name)), "seconds": time.perf_counter() - started}
+    final = final_metrics(run, stream_of(plan.name))
+    if plan.is_ranker:
+        ranking = pl.read_parquet(run.artifact("ranking.parquet")).to_dicts()
+        return {**result, "ranking": ranking, "final": {**final, **{f"{row['part']} {row['metric']}": row["value"] for row in ranking}}}
+    return {**result, "steps": options.offline.steps, "final": final}

@@ -17,7 +17,7 @@ import torch
 from recrl.cli import main
 
 MISTAKES = [
-    (["data", "prepare", "movielens"], ["there is no dataset 'movielens'", "mend:  there are: ml-100k, kuairand-pure"]),
+    (["data", "prepare", "movielens"], ["there is no dataset 'movielens'", "mend:  there are: ml-100k, ml-1m, "]),
     (["data", "prepare", "kuairand-pure"], ["needs the folder it was downloaded to", "--root DIR"]),
     (["data", "describe", "nowhere"], ["no dataset or store 'nowhere'", "mend:"]),
     (["data", "prepare", "ml-100k", "--frob", "1"], ["Unrecognized options: --frob"]),

@@ -219,6 +219,7 @@ def _ab() -> dict[str, pl.DataFrame]:
                     "part": part,
                     "metric": metric,
                     "value": value,
+                    "popularity": value / 2,
                     "cases": 120,
                 }
                 for part in ("valid", "test")

@@ -135,7 +135,7 @@ def test_candidates_and_vectors(name, policies, observation, tmp_path):
     bounded = ranker.item_vectors(bounded=True)
     assert bounded.abs().max() <= 1.0
     inside = bounded.abs() < 1.0
-    torch.testing.assert_close((bounded * 2.5 * vectors.std(0))[inside], vectors[inside])
+    torch.testing.assert_close((bounded * 2.5 * vectors.std(0, correction=0))[inside], vectors[inside])
     if name in SEQUENTIAL:
         assert not vectors.requires_grad
 

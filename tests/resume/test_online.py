@@ -18,7 +18,7 @@ from recrl.algorithms.task import Task
 from recrl.algorithms.td3 import TD3, TD3Config
 from recrl.checks import check_sampler
 from recrl.core.contracts import ActionSpec
-from recrl.core.errors import ConfigError
+from recrl.core.errors import CheckpointError, ConfigError
 from recrl.core.objective import Objective, Signal
 from recrl.core.runs import RunFolder
 from recrl.policies.encoders import EncoderConfig
@@ -127,34 +127,69 @@ def test_collected_users_are_replaced_and_clocks_go_on():
 
 
 class Countdown(gymnasium.Env):
-    """Ends after three steps; the observation counts them."""
+    """Ends after three steps; the observation counts them, and tells the episode's own random number."""
 
-    observation_space = gymnasium.spaces.Box(0, 10, (1,), np.float32)
+    observation_space = gymnasium.spaces.Box(-10, 10, (2,), np.float32)
     action_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
+    fickle = False
 
     def reset(self, *, seed=None, options=None):
-        self.count = 0
-        return np.zeros(1, np.float32), {}
+        super().reset(seed=seed)
+        self.count, self.number = 0, self.np_random.normal()
+        return self._seen(), {}
 
     def step(self, action):
         self.count += 1
-        return np.full(1, self.count, np.float32), 1.0, self.count == 3, False, {}
+        if self.fickle:
+            self.number = np.random.default_rng().normal()
+        return self._seen(), 1.0, self.count == 3, False, {}
+
+    def _seen(self):
+        return np.array([self.count, self.number], np.float32)
+
+
+class Fickle(Countdown):
+    """One that asks a random generator of its own."""
+
+    fickle = True
+
+
+def countdowns(kind=Countdown, count: int = 2, mode=AutoresetMode.DISABLED):
+    return gymnasium.vector.SyncVectorEnv([kind] * count, autoreset_mode=mode)
+
+
+UNIFORM = UniformActions(ActionSpec("continuous", (1,)))
 
 
 def test_gym_transitions_hold_the_true_final_observation():
-    env = gymnasium.vector.SyncVectorEnv([Countdown] * 2, autoreset_mode=AutoresetMode.SAME_STEP)
-    collector = GymCollector(env, seed=0)
-    policy = UniformActions(ActionSpec("continuous", (1,)))
-    batches = [collector.collect(policy, k) for k in range(4)]
+    collector = GymCollector(countdowns(), seed=0)
+    batches = [collector.collect(UNIFORM, k) for k in range(4)]
     assert [b.next_observation.features[0, 0].item() for b in batches] == [1, 2, 3, 1]
+    assert [b.observation.features[0, 0].item() for b in batches] == [0, 1, 2, 0]
     assert [b.terminated[0].item() for b in batches] == [False, False, True, False]
     assert collector.returns == [3.0, 3.0]
 
 
-def test_another_autoreset_mode_is_refused():
-    env = gymnasium.vector.SyncVectorEnv([Countdown] * 2, autoreset_mode=AutoresetMode.NEXT_STEP)
-    with pytest.raises(ConfigError, match="does not reset in the same step"):
-        GymCollector(env, seed=0)
+def test_every_episode_has_a_seed_of_its_own():
+    collector = GymCollector(countdowns(count=3), seed=0)
+    firsts = torch.cat([collector.collect(UNIFORM, k).observation.features[:, 1] for k in range(9)][::3])
+    assert firsts.unique().numel() == 9
+    again = GymCollector(countdowns(count=3), seed=0).collect(UNIFORM, 0)
+    assert torch.equal(again.observation.features[:, 1], firsts[:3])
+
+
+def test_a_task_that_does_not_play_the_same_way_twice_is_told():
+    collector = GymCollector(countdowns(Fickle), seed=0)
+    for k in range(4):
+        collector.collect(UNIFORM, k)
+    with pytest.raises(CheckpointError, match="do not show what they showed"):
+        GymCollector(countdowns(Fickle), seed=0).load_state_dict(collector.state_dict())
+
+
+@pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])
+def test_another_autoreset_mode_is_refused(mode):
+    with pytest.raises(ConfigError, match="begins episodes by itself"):
+        GymCollector(countdowns(mode=mode), seed=0)
 
 
 @pytest.mark.parametrize(

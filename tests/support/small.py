@@ -43,6 +43,8 @@ def task(kind: str, objective: Objective | None = None) -> Task:
         "embedding": ActionSpec("embedding", (4,)),
         "fusion_weights": ActionSpec("fusion_weights", (7,)),
         "continuous": ActionSpec("continuous", (2,), low=-2.0, high=3.0),
+        "slate": item_spec(N_ITEMS, 3),
+        "discrete": ActionSpec("discrete", choices=5),
     }
     return Task(specs[kind], objective, item_vectors(), torch.zeros(N_ITEMS))
 
@@ -56,5 +58,7 @@ def buffer(kind: str, log: Log | None = None) -> LoggedBuffer:
         "embedding": lambda user, item: vectors[item],
         "fusion_weights": lambda user, item: random[user, item],
         "continuous": lambda user, item: random[user, item, :2],
+        "slate": lambda user, item: (item.unsqueeze(1) + torch.arange(3)) % N_ITEMS,
+        "discrete": lambda user, item: (user + item) % 5,
     }
     return LoggedBuffer(log or small_log(), Objective(main=Signal("long_view")), history=5, encode_action=encoders[kind])
