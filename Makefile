@@ -19,7 +19,7 @@ export POLARS_MAX_THREADS := 2
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: demo test check bench dashboard docs setup
+.PHONY: demo test check bench peers dashboard docs setup
 
 demo: setup
 	$(BIN)/recrl demo --runs $(RUNS) $(ARGS)
@@ -39,6 +39,11 @@ bench: setup
 dashboard: setup
 	$(BIN)/recrl dashboard --runs $(RUNS) $(ARGS)
 
+# peers that benchmarks measure beside recrl; nothing else needs them
+peers: setup
+	$(BIN)/python -m pip install -qq -c constraints.txt --no-deps --ignore-requires-python d3rlpy==2.8.1 gym==0.26.2 gym-notices
+	$(BIN)/python -m pip install -qq -c constraints.txt h5py structlog dataclasses-json
+
 docs: setup
 	$(BIN)/mkdocs build --strict
 
@@ -51,6 +56,6 @@ $(VENV)/.stamp: pyproject.toml constraints.txt Makefile
 	 else echo "[1/3] $(VENV): making it with $$($(PYTHON) --version)"; $(PYTHON) -m venv --clear $(VENV); fi
 	@echo "[2/3] $(VENV): installing recrl and what it needs (some minutes the first time)"
 	@$(BIN)/python -m pip install -qq -c constraints.txt -e ".[recbole,dev]"
-	@echo "[3/3] $(VENV): installing RecBole"
-	@$(BIN)/python -m pip install -qq --no-deps recbole==1.2.1
+	@echo "[3/3] $(VENV): installing RecBole (with MovieLens 100K) and OBP (with the small Open Bandit sample)"
+	@$(BIN)/python -m pip install -qq --no-deps --ignore-requires-python recbole==1.2.1 obp==0.5.7
 	@touch $@

@@ -1,4 +1,4 @@
-"""Coverage of nominal 95 % SNIPS intervals on known truth, users and rows as units: the table in docs/off_policy.md.
+"""Coverage of nominal 95 % SNIPS intervals on known truth, by method and with rows as units: the table in docs/off_policy.md.
 
 python benchmarks/ope_coverage.py --replications 2000 --json
 """
@@ -8,11 +8,13 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from dataclasses import replace
 
 import numpy as np
 from scipy import stats
 
 import offline_eval
+from offline_eval.contributions import cluster_sums
 from recrl.core.contracts import LoggedFeedback
 
 ROWS, CORRELATION = 10, 0.3
@@ -33,19 +35,24 @@ def draw(rng: np.random.Generator, users: int, mean: float) -> LoggedFeedback:
 def coverage(users: int, mean: float, replications: int, seed: int) -> dict[str, float]:
     """Share of intervals that hold the truth."""
     rng = np.random.default_rng([seed, users, int(1000 * mean)])
-    held = {"users": 0, "rows": 0}
+    held = {"auto": 0, "delta": 0, "rows": 0}
     for _ in range(replications):
         log = draw(rng, users, mean)
-        for unit, cluster in (("users", log.cluster), ("rows", np.arange(log.cluster.size))):
-            feedback = LoggedFeedback(log.reward, log.target_log_prob, log.behaviour_log_prob, cluster)
-            found = offline_eval.interval(offline_eval.SNIPS().contributions(feedback))
-            held[unit] += found.lower <= mean <= found.upper
-    return {unit: count / replications for unit, count in held.items()}
+        sums = cluster_sums(offline_eval.SNIPS().contributions(log))
+        as_rows = offline_eval.SNIPS().contributions(replace(log, cluster=np.arange(log.cluster.size)))
+        found = {
+            "auto": offline_eval.interval(sums),
+            "delta": offline_eval.interval(sums, method="delta"),
+            "rows": offline_eval.interval(as_rows, method="delta"),
+        }
+        for name, one in found.items():
+            held[name] += one.lower <= mean <= one.upper
+    return {name: count / replications for name, count in held.items()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--users", type=int, nargs="+", default=[100, 200, 500, 2000])
+    parser.add_argument("--users", type=int, nargs="+", default=[30, 100, 200, 500, 2000])
     parser.add_argument("--means", type=float, nargs="+", default=[0.02, 0.1, 0.5, 0.9])
     parser.add_argument("--replications", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)

@@ -11,7 +11,7 @@ import json
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from recrl.core.streams import Purpose, Streams
 
 SIGNAL = Signal("reward", discount_within=0.95, discount_across=0.8)
 HORIZON, ROWS, DAY = 12, 10, 3
+MILD, HEAVY = 0.25, 0.5  # how decided logger and target are: the spread of weights
 METHODS = ("auto", "delta", "skew_t", "student_t", "hoeffding", "bernstein")
 TABLE = LinearRegression(fit_intercept=False)
 
@@ -35,7 +36,7 @@ class Cell:
 
     world: str
     users: int
-    rate: float
+    rate: float | None
     truth: float
     draw: Callable[[int], Any]
     estimators: Sequence[Any]
@@ -45,7 +46,8 @@ def cells(users: Sequence[int], rates: Sequence[float]) -> Iterator[Cell]:
     for count in users:
         for rate in rates:
             yield bandit(count, rate)
-        yield process(count)
+        yield process(count, MILD, "process")
+        yield process(count, HEAVY, "heavy")
         yield retention(count)
 
 
@@ -61,9 +63,9 @@ def bandit(users: int, rate: float) -> Cell:
     return Cell("bandit", users, rate, world.value(target), draw, [offline_eval.REGISTRY[name] for name in wanted])
 
 
-def process(users: int) -> Cell:
+def process(users: int, sharpness: float, name: str) -> Cell:
     """Trajectories of at most HORIZON requests over sessions; fitted Q is a table without the number of steps left, so it is wrong."""
-    world, logger, target = RetentionProcess.random(4), softmax_policy(3, 3, 3, 0.5), softmax_policy(6, 3, 3, 0.5)
+    world, logger, target = RetentionProcess.random(4), softmax_policy(3, 3, 3, sharpness), softmax_policy(6, 3, 3, sharpness)
 
     def draw(number: int) -> Any:
         log = world.draw(logger, users, HORIZON, number)
@@ -71,29 +73,23 @@ def process(users: int) -> Cell:
 
     wanted = ("tis", "wis", "capped_wis", "pdis", "wpdis", "seq_dm", "seq_dr", "seq_wdr")
     truth = world.value(target, SIGNAL, HORIZON)
-    return Cell("process", users, float("nan"), truth, draw, [offline_eval.REGISTRY[name] for name in wanted])
+    return Cell(name, users, None, truth, draw, [offline_eval.REGISTRY[n] for n in wanted])
 
 
 def retention(users: int) -> Cell:
     """Return within DAY days after the first session; half of the sessions are observed for 0 to 6 days only."""
-    world, logger, target = RetentionProcess.random(4), softmax_policy(3, 3, 3, 0.5), softmax_policy(6, 3, 3, 0.5)
-    hazard = np.tile(1 - (1 - world.retention(logger)) ** (1 / np.arange(1, 8)), (3, 1))[:, :DAY]
+    world, logger, target = RetentionProcess.random(4), softmax_policy(3, 3, 3, MILD), softmax_policy(6, 3, 3, MILD)
+    curve = np.cumprod(1 - world.hazard.mean(axis=0)[:DAY])  # one curve for everybody: a poor prediction, on purpose
 
     def draw(number: int) -> Any:
         log = world.draw(logger, users, 60, number)
-        observed = Streams(number).integers(14, np.arange(users), 0, Purpose.CANDIDATES)
-        sessions = log.first_sessions(target, np.where(observed < 7, observed, 30))
+        days = Streams(number).integers(14, np.arange(users), 0, Purpose.CANDIDATES)
+        sessions = log.first_sessions(target, np.where(days < 7, days, 30))
         n = len(sessions.days)
-        # one curve for everybody: a poor prediction on purpose
-        curve = np.cumprod(1 - hazard[0])
-        return offline_eval.RetentionLog(
-            *(sessions.days, sessions.returned, sessions.target_log_prob, sessions.behaviour_log_prob, sessions.cluster),
-            logged_hazard=np.tile(hazard[0], (n, 1)),
-            target_survival=np.tile(curve, (n, 1)),
-        )
+        return replace(sessions, logged_hazard=np.tile(world.hazard.mean(axis=0)[:DAY], (n, 1)), target_survival=np.tile(curve, (n, 1)))
 
     kinds = (offline_eval.NaiveRetention, offline_eval.IPCW, offline_eval.KaplanMeier, offline_eval.SurvivalDR)
-    return Cell("retention", users, float("nan"), float(world.retention(target)[DAY - 1]), draw, [kind(DAY) for kind in kinds])
+    return Cell("retention", users, None, float(world.retention(target)[DAY - 1]), draw, [kind(DAY) for kind in kinds])
 
 
 def main() -> None:
@@ -113,17 +109,17 @@ def main() -> None:
     for cell in cells(options.users, options.rates):
         found = score(cell.draw, cell.truth, cell.estimators, METHODS, replications=options.replications, seed=options.seed)
         for entry in found:
-            row = {"world": cell.world, "users": cell.users, "rate": cell.rate, **asdict(entry)}
-            rows.append(row)
+            known = {name: None if isinstance(x, float) and np.isnan(x) else x for name, x in asdict(entry).items()}
+            rows.append({"world": cell.world, "users": cell.users, "rate": cell.rate, **known})
             if not options.json and entry.method == "auto":
                 print(
-                    f"{cell.world:9} {cell.users:5} {cell.rate:4.2f} {entry.estimator:15} truth {entry.truth:.4f}"
+                    f"{cell.world:9} {cell.users:5} {cell.rate or '':4} {entry.estimator:15} truth {entry.truth:.4f}"
                     f" bias {entry.bias:+.4f} +- {entry.bias_error:.4f} rmse {entry.rmse:.4f} cover {entry.coverage:6.1%}"
                     f" width {entry.width:.4f} {entry.estimate_ms:.2f} ms",
                     flush=True,
                 )
     result = {"benchmark": "ope_truth", "replications": options.replications, "core_seconds": time.process_time() - started, "rows": rows}
-    print(json.dumps(result, allow_nan=True))
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

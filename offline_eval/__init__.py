@@ -10,7 +10,7 @@ from offline_eval.evaluate import Estimate, Evaluation, combine, estimate, evalu
 from offline_eval.fitted_q import fitted_q
 from offline_eval.hazards import cross_fit_hazards
 from offline_eval.intervals import Interval, interval, lower_bound
-from offline_eval.registry import REGISTRY, resolve
+from offline_eval.registry import REGISTRY, needs, resolve
 from offline_eval.retention import IPCW, KaplanMeier, NaiveRetention, SurvivalDR, retention_curve
 from offline_eval.sequential import PDIS, TIS, WIS, WPDIS, CappedWIS, MeanReturn, SequentialDM, SequentialDR, SequentialWDR
 from offline_eval.trajectories import step_discounts
@@ -58,6 +58,7 @@ __all__ = [
     "interval",
     "lower_bound",
     "ncis",
+    "needs",
     "resolve",
     "retention_curve",
     "snips",

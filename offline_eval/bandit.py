@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from offline_eval.contributions import dense_clusters
 from offline_eval.validation import capped_weights, check_positive, checked, refuse, weights
 from recrl.core.contracts import Contributions, Estimator, LoggedFeedback
-from recrl.core.streams import Purpose, Streams
+from recrl.core.streams import Purpose, Streams, mix
 
 Float64 = NDArray[np.float64]
 
@@ -198,10 +198,15 @@ class Replay:
         return _one_term(rows, kept * rows.reward, kept, kept * bound)
 
     def _draws(self, rows: LoggedFeedback) -> Float64:
-        """A uniform number a row, dealt out in the order of the rows' content; rows of one content are exchangeable."""
-        draws = np.empty_like(rows.reward)
+        """A uniform number a row, dealt out in the order of the rows' content; rows of one content are exchangeable.
+
+        The stream is salted with all log-probabilities: two logs of one size share no draws.
+        """
+        draws, salt = np.empty_like(rows.reward), np.uint64(0)
+        for column in (rows.target_log_prob, rows.behaviour_log_prob):
+            salt = mix(salt + mix(column.view(np.uint64)).sum(keepdims=True))[0]
         order = np.lexsort((rows.reward, rows.behaviour_log_prob, rows.target_log_prob))
-        draws[order] = Streams(self.seed).uniform(np.arange(order.size), 1, Purpose.SPLITS)
+        draws[order] = Streams(self.seed).uniform(np.arange(order.size), salt.view(np.int64), Purpose.SPLITS)
         return draws
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,9 @@ from numpy.typing import NDArray
 from offline_eval.validation import check_log_probs, clusters, refuse, same_length, vector, weights
 from recrl.core.contracts import Array, LoggedFeedback
 from recrl.core.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from recrl_datasets.sessions import Sessions
 
 Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
@@ -36,6 +40,25 @@ class RetentionLog:
     stratum: Array | None = None
     logged_hazard: Array | None = None
     target_survival: Array | None = None
+
+    @classmethod
+    def from_sessions(
+        cls, cut: Sessions, target_log_prob: Array, behaviour_log_prob: Array, *, stratum: Array | None = None
+    ) -> RetentionLog:
+        """The sessions of a log with calendar days, their last ones censored at the log's end.
+
+        A return on the same calendar day counts as day 1; cutting with ``rule="day"`` leaves none.
+
+        Args:
+            cut: what :func:`recrl_datasets.sessions` gives.
+            target_log_prob: (rows,) of each row's action under the target policy; summed over the rows of a session.
+            behaviour_log_prob: (rows,) the same under the logging policy.
+            stratum: (S,) groups in which censoring is alike.
+        """
+        rows = cut.requests.through(cut.rows)
+        target, behaviour = (rows.sum(np.asarray(x, dtype=np.float64)) for x in (target_log_prob, behaviour_log_prob))
+        days = np.where(cut.censored, cut.exposure_whole_days, np.maximum(cut.gap_whole_days, 1))
+        return cls(days, ~cut.censored, target, behaviour, cut.user.astype(np.int64), stratum)
 
 
 @dataclass(frozen=True, eq=False)

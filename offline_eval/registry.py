@@ -2,12 +2,36 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from offline_eval import bandit, doubly_robust, sequential
 from recrl.core.contracts import Estimator
 from recrl.core.errors import ConfigError
 
 REGISTRY: dict[str, Estimator] = {**bandit.REGISTRY, **doubly_robust.REGISTRY, **sequential.REGISTRY}
 """Estimators by name, with default options."""
+
+
+Need = Literal["predictions", "trajectory"]
+
+_PREDICTED = {*doubly_robust.REGISTRY, "seq_dm", "seq_dr", "seq_wdr"}
+
+
+def needs(estimator: str | Estimator) -> frozenset[Need]:
+    """What :class:`LoggedFeedback` must hold beyond rewards, log-probabilities and users for an estimator of the registry.
+
+    ``predictions``: ``target_value`` (and ``logged_value``); ``trajectory``: consecutive steps, with their discounts.
+
+    >>> sorted(needs("seq_dr")), sorted(needs("snips"))
+    (['predictions', 'trajectory'], [])
+    """
+    name = resolve(estimator).name
+    found: set[Need] = set()
+    if name in _PREDICTED:
+        found.add("predictions")
+    if name in sequential.REGISTRY:
+        found.add("trajectory")
+    return frozenset(found)
 
 
 def resolve(estimator: str | Estimator) -> Estimator:

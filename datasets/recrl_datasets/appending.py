@@ -77,6 +77,10 @@ def append(
     report = progress or (lambda done, text: None)
     with _alone(path) as held:
         _refuse_wrong_source(held.manifest, frame is not None, root is not None, caller)
+        if root is not None and any(given is not None for given in (columns, feedback, users, items)):
+            raise ConfigError(
+                "columns, feedback and features are for rows of one's own", where=caller.place("root"), mend="give root=DIR alone"
+            )
         report(0.0, "looking at the new rows")
         if root is not None:
             source = REGISTRY[held.name]
@@ -98,7 +102,6 @@ def append(
 def _append(held: Store, new: RawTables, fingerprint: str, caller: Caller, progress: Progress) -> Store:
     m = held.manifest
     findings = list(m.findings)
-
     fit = Fit(held, caller)
 
     def note() -> None:
@@ -170,7 +173,7 @@ def _refuse_wrong_source(m: Manifest, frame: bool, root: bool, caller: Caller) -
         raise ConfigError(
             "there is nothing to append" if not frame else "both rows and a folder are given",
             where=caller.call,
-            mend="give new rows, or root=DIR with new files of a registered dataset",
+            mend="give new rows (--log FILE; in Python a frame), or the folder of new files of a registered dataset (--root DIR)",
         )
     if root and m.name not in REGISTRY:
         raise ConfigError(f"{m.name!r} is not a registered dataset", where=caller.place("root"), mend="give new rows of your own")
@@ -206,7 +209,7 @@ def _alone(path: Path) -> Iterator[Store]:
                 ) from None
             # where the store was made again in between, the new one is locked
             store = open_store(path)
-            if os.fstat(handle).st_ino == path.stat().st_ino:
+            if path.exists() and os.fstat(handle).st_ino == path.stat().st_ino:
                 yield store
                 return
         finally:

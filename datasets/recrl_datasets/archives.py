@@ -33,7 +33,7 @@ class _Member:
     share: float
 
 
-def unpack(archive: Path, target: Path, *, limit: int, progress: Progress) -> dict[str, int]:
+def unpack(archive: Path, target: Path, *, limit: int, progress: Progress, seal: Callable[[Path, dict[str, int]], None]) -> None:
     """Unpack ``archive`` into the new folder ``target``, whole or not at all; a single top folder is left out.
 
     Checksums inside the archive (CRC-32 of a zip's files, of a gzip stream) are checked. Resource forks of macOS are skipped.
@@ -43,8 +43,7 @@ def unpack(archive: Path, target: Path, *, limit: int, progress: Progress) -> di
         target: the folder to make; it must not be there.
         limit: bytes that may be written.
         progress: called with the finished share and a line of text.
-
-    **Returns** the files' sizes in bytes by their path under ``target``.
+        seal: called with the whole folder, before it takes its place, and its files' sizes in bytes by their path in it.
 
     **Errors**: :class:`DataError` for a broken archive, one that holds links, devices, paths out of its folder or a path twice, or
     that unpacks to more than ``limit``; :class:`StorageError` where the disk refuses. Nothing half-written is left.
@@ -57,12 +56,12 @@ def unpack(archive: Path, target: Path, *, limit: int, progress: Progress) -> di
             tops = list(folder.iterdir())
             top = tops[0] if len(tops) == 1 and tops[0].is_dir() else folder
             top.chmod(0o755)
+            seal(top, {path.relative_to(top).as_posix(): path.stat().st_size for path in sorted(top.rglob("*")) if path.is_file()})
             top.rename(target)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
     except OSError as error:
         raise storage_error(error, target) from None
-    return {str(path.relative_to(target).as_posix()): path.stat().st_size for path in sorted(target.rglob("*")) if path.is_file()}
 
 
 def _write(archive: Path, folder: Path, limit: int, progress: Progress) -> None:

@@ -168,26 +168,33 @@ def download(
         )
     given = _given(source)
     archive = given or Path(to) / published.archive
+    fresh = not archive.is_file()
     try:
-        if given is None and not archive.is_file():
+        if fresh:
             checked, notes = _fetch(published, archive, str(source or published.address), report)
         else:
             # given, or fetched and checked before, and then the disk was full, say
             report(0.7, f"checking {archive.name}")
-            checked, notes = _check(published, archive, "give the file as its owners publish it, or fetch it without --source")
+            checked, notes = _check(published, archive, "remove it, or give the file as its owners publish it")
         _room(folder, published.unpacked)
         if folder.exists():
             # only what an earlier download left, and that not whole
             shutil.rmtree(folder)
-        limit = 4 * published.unpacked
-        files = unpack(archive, folder, limit=limit, progress=lambda done, text: report(0.75 + 0.25 * done, text))
+        unpack(
+            archive,
+            folder,
+            limit=4 * published.unpacked,
+            progress=lambda done, text: report(0.75 + 0.25 * done, text),
+            seal=lambda top, files: write_json(top / _NOTE, {"name": name, "checked": checked, "files": files}),
+        )
+        if given is None and not keep_archive:
+            archive.unlink()
     except DataError:
-        if given is None:
+        if fresh:
             archive.unlink(missing_ok=True)
         raise
-    write_json(folder / _NOTE, {"name": name, "checked": checked, "files": files})
-    if given is None and not keep_archive:
-        archive.unlink()
+    except OSError as error:
+        raise storage_error(error, archive) from None
     report(1.0, "done")
     return Downloaded(folder, True, checked, notes)
 

@@ -33,8 +33,9 @@ class Distinct:
         return self._merged
 
     def sorted(self) -> pl.Series:
-        """All values, numbers by value and text by code point."""
-        return self._merge().sort()
+        """All values, numbers by value and text by code point; they are forgotten here."""
+        values, self._merged = self._merge().sort(), None
+        return values
 
 
 def _distinct(values: pl.Series) -> pl.Series:

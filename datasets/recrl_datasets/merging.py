@@ -45,7 +45,9 @@ def merged_features(store: Store, what: str, new: pl.DataFrame | Sequence[PieceR
     tables: list[tuple[list[str], PieceReader]] = []
     for reader in readers:
         pieces = reader()
-        first = next(pieces)
+        first = next(pieces, None)
+        if first is None:
+            continue
         names = [name for name in first.columns if name not in (what, key)]
         if old:
             _refuse_others(first, names, old, what)

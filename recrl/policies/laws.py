@@ -47,7 +47,7 @@ class ClippedGaussian:
 
     def log_prob(self, action: Tensor) -> Tensor:
         """Log-density, with log-probabilities at the bounds, of ``action`` (B, d): (B,); minus infinity outside the bounds."""
-        spread = torch.as_tensor(self.spread, dtype=self.mean.dtype, device=self.mean.device)
+        spread = torch.zeros_like(self.mean) + self.spread
         z = (action - self.mean) / spread
         inside = -0.5 * z * z - spread.log() - _LOG_ROOT_2PI
         tail = _log_normal_cdf(torch.where(action <= self.low, z, -z))

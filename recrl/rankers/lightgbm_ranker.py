@@ -217,7 +217,8 @@ def _queries(log: Log, positives: str, negatives: int, seed: int) -> _Rows:
     taken = np.isin(other * log.n_items + drawn, user[rows] * log.n_items + item[rows])
     user, item = np.concatenate([user, other[~taken]]), np.concatenate([item, drawn[~taken]])
     label = np.concatenate([label, np.zeros(int((~taken).sum()), dtype=np.int8)])
-    order = np.argsort(user, kind="stable")
+    # in random order: LightGBM breaks ties by position, and positives that stood first would flatter every round with ties
+    order = np.lexsort((Streams(seed).uniform(np.arange(user.size), 1, Purpose.BATCHES), user))
     sizes = np.bincount(user, minlength=log.n_users)
     return _Rows(user[order], item[order], label[order], sizes[sizes > 0])
 

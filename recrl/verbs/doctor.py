@@ -91,9 +91,8 @@ def _device() -> Check:
     import torch
 
     if torch.cuda.is_available():
-        return Check("device", True, f"cuda: {torch.cuda.get_device_name(0)}")
-    if torch.backends.mps.is_available():
-        return Check("device", True, "mps")
+        names = [torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count())]
+        return Check("device", True, f"cuda: {', '.join(names)}")
     return Check("device", True, f"cpu, {os.cpu_count()} cores, {torch.get_num_threads()} thread(s) a process")
 
 

@@ -131,7 +131,9 @@ def _on_users(options: OnlineOptions, progress: Progress) -> tuple[RunFolder, di
         learn_from_users(
             setting, world, plan, options.users, run, options.name, seed=how.seed, progress=report, tensorboard=how.tensorboard
         )
-    return run, {"scenario": options.users.scenario, "eta_s": world.retention.eta_s}
+    scenario, eta = options.users.scenario, world.retention.eta_s
+    note = f"scenario {scenario}: satisfaction's effect on return assumed as eta_s = {eta:g}"
+    return run, {"scenario": scenario, "eta_s": eta, "note": note}
 
 
 def _in_task(options: OnlineOptions, progress: Progress) -> tuple[RunFolder, dict[str, Any]]:
@@ -150,8 +152,8 @@ def _in_task(options: OnlineOptions, progress: Progress) -> tuple[RunFolder, dic
 
 
 def _show(result: dict[str, Any], talk: Talk) -> None:
-    if "scenario" in result:
-        talk.say(f"scenario {result['scenario']}: satisfaction's effect on return assumed as eta_s = {result['eta_s']:g}")
+    if "note" in result:
+        talk.say(result["note"])
     curve = result["curve"]
     values = [point["eval_return"] for point in curve]
     if curve:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from offline_eval import resolve
+from offline_eval import needs, resolve
 from recrl.console import Talk, stages_of
 from recrl.core.errors import ConfigError
 from recrl.core.runs import RunFolder
@@ -57,7 +57,12 @@ def ope(options: OpeOptions, talk: Talk) -> None:
     if not 0.0 < options.level < 1.0:
         raise ConfigError(f"level={options.level}", where="--level", mend="give a coverage between 0 and 1, for example 0.95")
     for estimator in options.estimators:
-        resolve(estimator)
+        if missing := needs(resolve(estimator)):
+            raise ConfigError(
+                f"{estimator} needs {' and '.join(sorted(missing))}, which this verb does not make",
+                where="--estimators",
+                mend="use offline_eval from Python for it, or estimators of weights alone, e.g. snips",
+            )
     asked = {
         **options.data.asked(store),
         "policies": {name: fingerprint(policy) for name, policy in policies.items()},

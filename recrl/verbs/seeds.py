@@ -60,7 +60,7 @@ class RunOptions:
 def over_all_seeds(work: Callable[[Any, Progress], dict[str, Any]], options: Any, talk: Talk) -> int:
     """Do ``work`` for each seed of ``options.how``, print what they say together; returns the exit status.
 
-    ``work`` gives an object with ``run`` (its folder) and ``final`` (its final metrics).
+    ``work`` gives an object with ``run`` (its folder), ``final`` (its final metrics) and perhaps a ``note`` that holds for every seed.
     """
     how: RunOptions = options.how
     each = {seed: replace(options, how=how.of_seed(seed)) for seed in range(how.seed, how.seed + how.seeds)}
@@ -69,8 +69,10 @@ def over_all_seeds(work: Callable[[Any, Progress], dict[str, Any]], options: Any
     talk.close()
     done = [result for result in results if result.state == "done"]
     summary = summarise([result.result["final"] for result in done])
-    rows = [[str(row["metric"]), *(f"{row[c]:.5g}" for c in ("mean", "lower", "upper"))] for row in summary]
-    if rows:
+    if done and "note" in done[0].result:
+        talk.say(done[0].result["note"])
+    if len(done) > 1:
+        rows = [[str(row["metric"]), *(f"{row[c]:.5g}" for c in ("mean", "lower", "upper"))] for row in summary]
         title = f"Final metrics over {len(done)} seeds: mean and 95 % Student-t interval"
         talk.table(title, ["metric", "mean", "lower", "upper"], rows)
     for result in done:

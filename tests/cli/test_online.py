@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -90,6 +91,15 @@ def test_a_control_task(tmp_path, monkeypatch, capsys):
     assert load_policy(Path(found["policy"])).action_spec.shape == (1,)
     assert main(words) == 0
     assert "return by step" in capsys.readouterr().out
+
+
+def test_tensorboard_that_is_not_installed_is_said_before_anything_is_made(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    error = call(capsys, "online", "td3", "--env", "Pendulum-v1", "--tensorboard", status=2)["error"]
+    assert error["what"] == "TensorBoard is not installed"
+    assert "pip install tensorboard" in error["mend"]
+    assert not list(tmp_path.iterdir())
 
 
 class StopError(KeyboardInterrupt):

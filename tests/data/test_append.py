@@ -72,7 +72,7 @@ def untouched(store: rd.Store) -> bool:
     return rd.open_store(store.path).manifest == store.manifest and [p.name for p in store.path.parent.iterdir()] == [store.path.name]
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(
     rows=st.integers(2, 90),
     seed=st.integers(0, 2**16),
@@ -354,6 +354,8 @@ def test_own_rows_do_not_belong_to_a_registered_dataset(tmp_path: Path) -> None:
     store = rd.prepare("kuairand-pure", kuairand(tmp_path / "k", standard=KUAIRAND_ROWS), stores=tmp_path / "s")
     with pytest.raises(ConfigError, match="'kuairand-pure' is a registered dataset"):
         rd.append(store, frame())
+    with pytest.raises(ConfigError, match="columns, feedback and features are for rows of one's own"):
+        rd.append(store, root=tmp_path / "k", users={"user_id": [7]})
     with pytest.raises(StorageError, match="no store in"):
         rd.append(tmp_path / "nowhere", frame())
 

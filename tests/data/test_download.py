@@ -79,7 +79,7 @@ def test_broken_at_every_kth_byte(every: int, host: Host, publish: Publish, tmp_
     assert names(tmp_path) == ["toy-set"]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(cuts=st.lists(st.integers(0, 6000), max_size=8), length=st.booleans(), validators=st.sampled_from(["both", "etag", "time", "none"]))
 def test_broken_anywhere(cuts: list[int], length: bool, validators: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     content = zipped()
@@ -441,6 +441,30 @@ def test_a_mirror(host: Host, publish: Publish, tmp_path: Path) -> None:
     host.files["/mirror.zip"] = content
     del host.files["/data/set.zip"]
     assert tree(rd.download("toy", tmp_path, source=f"{host.address}/mirror.zip").folder) == FILES
+
+
+def test_an_archive_that_was_there_is_not_removed(host: Host, publish: Publish, tmp_path: Path) -> None:
+    publish(content := zipped())
+    (tmp_path / "set.zip").write_bytes(b"mine")
+    with pytest.raises(DataError, match="its owners publish") as caught:
+        rd.download("toy", tmp_path)
+    assert caught.value.mend.startswith("remove it")
+    assert (tmp_path / "set.zip").read_bytes() == b"mine"
+    (tmp_path / "set.zip").write_bytes(content)
+    assert tree(rd.download("toy", tmp_path).folder) == FILES
+    assert host.sent == 0
+
+
+def test_a_read_only_place(publish: Publish, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish(zipped())
+
+    def refuse(self: Path, target: Path) -> Path:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(StorageError, match="Permission denied") as caught:
+        rd.download("toy", tmp_path)
+    assert caught.value.mend == "choose a folder you may write to"
 
 
 def test_a_damaged_folder_is_made_again(host: Host, publish: Publish, tmp_path: Path) -> None:

@@ -73,6 +73,8 @@ def test_commands_are_known_to_the_cli(page: Path, capsys: pytest.CaptureFixture
         if not line.startswith("recrl "):
             continue
         words = shlex.split(re.split(r"\s[|>&;]", line)[0], comments=True)[1:]
+        # what stands behind `--` belongs to another program
+        words = words[: words.index("--")] if "--" in words else words
         verb = next((verb for verb in (" ".join(words[:2]), words[0]) if verb in VERBS), None)
         assert verb, f"{name(page)}: no verb in {line!r}"
         assert main([*verb.split(), "--help"]) == 0

@@ -21,7 +21,6 @@ from offline_eval import bandit, doubly_robust
 from recrl.core.contracts import Contributions, Estimator, LoggedFeedback
 from recrl.core.errors import DataError
 from recrl.core.ragged import Offsets
-from recrl.core.streams import Purpose, Streams
 
 FAMILY = {**bandit.REGISTRY, **doubly_robust.REGISTRY}
 FLOATS = st.floats(-5, 5, allow_nan=False, width=32)
@@ -63,9 +62,8 @@ def by_hand(name: str, log: LoggedFeedback, cap: float = 10.0) -> float:
         switched += w * (log.reward[i] - log.logged_value[i]) if w <= cap else 0.0
         users.setdefault(int(log.cluster[i]), []).append((min(w, cap), log.reward[i]))
     means = [sum(w * r for w, r in rows) / sum(w for w, _ in rows) for rows in users.values() if any(w for w, _ in rows)]
-    by_content = sorted(range(n), key=lambda i: (log.target_log_prob[i], log.behaviour_log_prob[i], log.reward[i]))
-    draws = Streams(0).uniform(np.arange(n), 1, Purpose.SPLITS)
-    accepted = [log.reward[i] for u, i in zip(draws, by_content, strict=True) if u * max(ratio) < ratio[i]]
+    kept = offline_eval.Replay().contributions(log).denominators[0]  # which rows: see the tests of replay below
+    accepted = [log.reward[i] for i in range(n) if kept[i]]
     return {
         "mean": sum(log.reward) / n,
         "ips": total / n,

@@ -12,6 +12,7 @@ import pytest
 import offline_eval
 from recrl.core.contracts import Contributions, LoggedFeedback
 from recrl.core.errors import ConfigError, DataError, RecrlError
+from recrl.core.ragged import Offsets
 
 
 def feedback(**changes: Any) -> LoggedFeedback:
@@ -107,6 +108,21 @@ def test_unknown_estimator_names_the_known_ones() -> None:
     with pytest.raises(ConfigError, match="unknown estimator 'magic'") as caught:
         offline_eval.evaluate(feedback(), ["magic"])
     assert "snips" in caught.value.mend
+
+
+@pytest.mark.parametrize("name", sorted(offline_eval.REGISTRY))
+def test_what_an_estimator_needs_is_what_it_asks_for(name: str) -> None:
+    """It takes a log with what it needs and refuses one without any part of it."""
+    have = {
+        "predictions": {"target_value": np.ones(3), "logged_value": np.ones(3)},
+        "trajectory": {"trajectory": Offsets.from_lengths([2, 1])},
+    }
+    needed = offline_eval.needs(name)
+    full = {key: value for need in needed for key, value in have[need].items()}
+    offline_eval.REGISTRY[name].contributions(feedback(**full))
+    for need in needed:
+        with pytest.raises(DataError):
+            offline_eval.REGISTRY[name].contributions(feedback(**{k: v for k, v in full.items() if k not in have[need]}))
 
 
 def test_no_overlap_is_an_error_for_self_normalised_values_and_zero_for_ips() -> None:

@@ -25,6 +25,7 @@ from recrl.core.ragged import Offsets
 from recrl.core.streams import Purpose
 from recrl.core.torch.streams import TensorStreams
 from recrl.policies.items import ItemPolicy, TableScores, item_spec
+from tests.support import small
 
 STATES, ACTIONS, DISCOUNT = 4, 3, 0.8
 _RNG = np.random.default_rng(11)
@@ -327,6 +328,25 @@ def test_equal_seeds_give_equal_values_and_a_user_never_teaches_its_own() -> Non
     other = fqe(InMemory(loud), policy_of(TARGET), users, signal=signal, config=config)
     np.testing.assert_array_equal(other.target_value[mine.numpy()], first.target_value[mine.numpy()])
     assert not np.array_equal(other.target_value, first.target_value)
+
+
+def test_a_logged_buffer_and_an_item_policy_fit_as_they_are() -> None:
+    buffer = small.buffer("item")
+    n = len(buffer)
+    policy = ItemPolicy(TableScores(torch.linspace(-1, 1, small.N_ITEMS)), item_spec(small.N_ITEMS))
+    config = FQEConfig(hidden=(8,), steps=30, batch=32)
+    signal = Signal("long_view", discount_within=0.5, discount_across=0.5)
+    found = fqe(
+        buffer, policy, buffer.user.numpy(), signal=signal, encode=lambda o: o.clock, item_vectors=small.item_vectors(), config=config
+    )
+    for values in (found.logged_value, found.target_value, found.next_value):
+        assert values.shape == (n,)
+        assert np.isfinite(values).all()
+    assert np.all(found.next_value[~buffer.has_next.numpy()] == 0.0)
+    in_memory = fqe(
+        InMemory(buffer.gather(torch.arange(n))), policy, buffer.user.numpy(), signal=signal, encode=lambda o: o.clock, config=config
+    )
+    assert in_memory.logged_value.shape == (n,)
 
 
 def test_what_networks_cannot_take_is_refused() -> None:

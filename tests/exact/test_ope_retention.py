@@ -20,6 +20,7 @@ from offline_eval.censoring import RetentionLog
 from offline_eval.hazards import cross_fit_hazards
 from offline_eval.retention import IPCW, REGISTRY, KaplanMeier, NaiveRetention, SurvivalDR, retention_curve
 from recrl.core.errors import ConfigError, DataError
+from recrl_datasets import Log, sessions
 
 K = 4
 
@@ -277,6 +278,20 @@ def test_degenerate_logs_are_defined() -> None:
 
 def replace_day(estimator: Any, day: int) -> Any:
     return replace(estimator, day=day)
+
+
+def test_sessions_of_a_log_with_their_whole_log_probabilities() -> None:
+    """Two users: one with sessions on days 0, 0 and 3, one with a single session on day 1; the log ends on day 3."""
+    hour, day = 3_600_000, 86_400_000
+    times = np.array([0, 1, 5 * hour, 3 * day, day])
+    columns = {"user": np.array([0, 0, 0, 0, 1], dtype=np.int32), "item": np.zeros(5, dtype=np.int32), "timestamp_ms": times}
+    cut = sessions(Log.from_arrays(columns, n_users=2, n_items=1))
+    log = RetentionLog.from_sessions(cut, np.log([0.5, 0.5, 0.2, 0.1, 0.3]), np.log([0.25, 0.5, 0.4, 0.1, 0.1]))
+    assert log.days.tolist() == [1, 3, 0, 2]
+    assert log.returned.tolist() == [True, True, False, False]
+    assert log.cluster.tolist() == [0, 0, 0, 1]
+    np.testing.assert_allclose(weights_of(log), [2.0, 0.5, 1.0, 3.0])
+    assert 0.0 < offline_eval.value(KaplanMeier(2).contributions(log)) < 1.0
 
 
 BAD: list[tuple[RetentionLog, int, type[Exception], str]] = [

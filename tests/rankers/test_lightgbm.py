@@ -10,6 +10,7 @@ import torch
 import recrl_datasets as rd
 from recrl.core.errors import CheckpointError, ConfigError, DataError
 from recrl.policies.items import ItemPolicy, item_spec, popularity_policy
+from recrl.rankers import lightgbm_ranker
 from recrl.rankers.evaluation import evaluate_ranking
 from recrl.rankers.interactions import TEST, VALID, Interactions
 from recrl.rankers.lightgbm_ranker import LightGBMConfig, LightGBMResponse, fit_lightgbm
@@ -43,6 +44,25 @@ def test_the_ranker_finds_the_taste_and_stops_early(store, parts, features):
     assert scores.texts()["booster.txt"].count("\nTree=") == best
     again, _ = fit_lightgbm(parts.train, parts.valid, features, positives="long_view", config=CONFIG, seed=1)
     assert again.texts() == scores.texts()
+
+
+def test_ties_do_not_flatter(parts, features):
+    """Trees that cannot split score all items alike: NDCG@10 is that of a random order, not that of positives which stand first.
+
+    Each of 20 seeds draws other negatives and orders; the mean of their values has a standard error below 0.01, so a distance
+    of 0.05 has a probability below 1 in 100,000.
+    """
+    flat = LightGBMConfig(trees=1, min_rows=10_000)
+    fit = lambda seed: fit_lightgbm(parts.train, parts.valid, features, positives="long_view", config=flat, seed=seed)[1][0]["value"]  # noqa: E731
+    rng, drawn = np.random.default_rng(0), []
+    for seed in range(1, 21):
+        queries = lightgbm_ranker._queries(parts.valid, "long_view", flat.negatives, seed)
+        ends = np.cumsum(queries.sizes)
+        for label in np.split(queries.label, ends[:-1]):
+            discount = 1.0 / np.log2(np.arange(2, 12))
+            ideal = (np.sort(label)[::-1][:10] * discount[: label.size]).sum()
+            drawn += [(rng.permutation(label)[:10] * discount[: label.size]).sum() / ideal if ideal else 1.0 for _ in range(20)]
+    assert np.mean([fit(seed) for seed in range(20)]) == pytest.approx(np.mean(drawn), abs=0.05)
 
 
 def test_without_validation_rows_every_tree_stands(store, parts, features):

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from recrl.algorithms import REGISTRY
 from recrl.core.contracts import Update
-from recrl.core.errors import CheckpointError, ConfigError, RecrlError, StorageError
+from recrl.core.errors import CheckpointError, ConfigError, RecrlError
 from recrl.core.runs import RunFolder
 from recrl.replay.samplers import UniformSampler
 from recrl.training import checkpoints
@@ -62,11 +62,10 @@ def stop_at(step: int):
 
 
 @pytest.mark.parametrize(("name", "kind"), [("bc", "item"), ("td3_bc", "embedding")])
-@pytest.mark.parametrize("step", [10, 30, 50])
-def test_stopped_training_goes_on_exactly(tmp_path, name, kind, step):
+def test_stopped_training_goes_on_exactly(tmp_path, name, kind):
     whole = train(tmp_path / "whole", name, kind)
     with pytest.raises(StopAtError):
-        train(tmp_path / "cut", name, kind, progress=stop_at(step))
+        train(tmp_path / "cut", name, kind, progress=stop_at(30))
     assert_same(outcome(train(tmp_path / "cut", name, kind)), outcome(whole))
 
 
@@ -95,40 +94,12 @@ def test_a_finished_run_is_left_alone(tmp_path):
     assert_same(outcome(train(tmp_path / "r", "bc", "item")), before)
 
 
-def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(tmp_path):
-    whole = outcome(train(tmp_path / "whole", "bc", "item"))
-    run = train(tmp_path / "r", "bc", "item")
-    newest = sorted((run.checkpoints / "train").glob("step-*"))[-1]
-    (newest / "tensors.safetensors").write_bytes(b"half")
-    assert checkpoints.load_latest(run.checkpoints / "train")[0] == 40
-    assert_same(outcome(train(tmp_path / "r", "bc", "item")), whole)
-
-
 def test_only_damaged_checkpoints_is_an_error_with_its_mend(tmp_path):
     run = train(tmp_path / "r", "bc", "item")
     for path in (run.checkpoints / "train").glob("step-*"):
         (path / "state.json").write_text("{")
     with pytest.raises(CheckpointError, match="no checkpoint can be read"):
         train(tmp_path / "r", "bc", "item")
-
-
-def test_a_full_disk_leaves_the_earlier_checkpoint(tmp_path, monkeypatch):
-    whole = outcome(train(tmp_path / "whole", "bc", "item"))
-    real, written = checkpoints.save_file, []
-
-    def full_disk(tensors, path):
-        written.append(path)
-        if len(written) == 2:
-            Path(path).write_bytes(b"half a file")
-            raise OSError(28, "No space left on device")
-        real(tensors, path)
-
-    monkeypatch.setattr(checkpoints, "save_file", full_disk)
-    with pytest.raises(StorageError) as caught:
-        train(tmp_path / "r", "bc", "item")
-    assert "free some disk space" in str(caught.value)
-    assert [p.name for p in (tmp_path / "r" / "checkpoints" / "train").iterdir()] == ["step-000000020"]
-    assert_same(outcome(train(tmp_path / "r", "bc", "item")), whole)
 
 
 def test_checkpoints_keep_nested_state(tmp_path):
