@@ -1,6 +1,6 @@
 """Every estimator and interval against known truth: bias, error, coverage, width and cost; the tables in docs/off_policy.md.
 
-python benchmarks/ope_truth.py --json                 # 1,000 replications a cell
+python benchmarks/ope_truth.py --json                 # 200 replications a cell: minutes
 python benchmarks/ope_truth.py --small --json         # seconds; for CI
 """
 
@@ -96,7 +96,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--users", type=int, nargs="+", default=[100, 500, 2000])
     parser.add_argument("--rates", type=float, nargs="+", default=[0.02, 0.1, 0.5])
-    parser.add_argument("--replications", type=int, default=1000)
+    parser.add_argument("--replications", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--small", action="store_true", help="100 users, one rate, 30 replications")
     parser.add_argument("--json", action="store_true")

@@ -118,7 +118,7 @@ def test_constraints_pin_every_dependency_and_nothing_else() -> None:
 def test_make_has_its_targets_and_the_hooks_run_the_same_checks() -> None:
     makefile = (REPOSITORY / "Makefile").read_text()
     rules = dict(re.findall(r"^([a-z]+): setup\n((?:\t.*\n)+)", makefile, flags=re.MULTILINE))
-    assert rules.keys() == {"demo", "test", "check", "bench", "dashboard", "docs"}
+    assert rules.keys() == {"demo", "test", "check", "bench", "peers", "dashboard", "docs"}
     hooks = yaml.safe_load((REPOSITORY / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
     checks = {line.strip().removesuffix(" .").replace("$(BIN)", ".venv/bin") for line in rules["check"].splitlines()}
     assert {hook["entry"] for hook in hooks} == checks

@@ -157,6 +157,14 @@ def countdowns(kind=Countdown, count: int = 2, mode=AutoresetMode.DISABLED):
     return gymnasium.vector.SyncVectorEnv([kind] * count, autoreset_mode=mode)
 
 
+class Limited(Countdown):
+    """One whose episodes are cut by a time limit."""
+
+    def step(self, action):
+        seen, reward, over, _, info = super().step(action)
+        return seen, reward, False, over, info
+
+
 UNIFORM = UniformActions(ActionSpec("continuous", (1,)))
 
 
@@ -166,6 +174,15 @@ def test_gym_transitions_hold_the_true_final_observation():
     assert [b.next_observation.features[0, 0].item() for b in batches] == [1, 2, 3, 1]
     assert [b.observation.features[0, 0].item() for b in batches] == [0, 1, 2, 0]
     assert [b.terminated[0].item() for b in batches] == [False, False, True, False]
+    assert collector.returns == [3.0, 3.0]
+
+
+def test_a_time_limit_is_no_end():
+    collector = GymCollector(countdowns(Limited), seed=0)
+    batches = [collector.collect(UNIFORM, k) for k in range(4)]
+    assert [b.next_observation.features[0, 0].item() for b in batches] == [1, 2, 3, 1]
+    # the next state is known: it is neither an end nor unknown
+    assert not any((b.terminated | b.truncated).any() for b in batches)
     assert collector.returns == [3.0, 3.0]
 
 
