@@ -120,7 +120,10 @@ class Meter:
 
 
 def peak_gb() -> float:
-    """Largest memory of this process so far, in units of 1e9 bytes."""
+    """Largest memory of this process so far, in units of 1e9 bytes (where there is no /proc, it may begin with the parent's)."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        return round(int(status.read_text().split("VmHWM:")[1].split()[0]) * 1024 / 1e9, 3)
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9, 3)
 
 

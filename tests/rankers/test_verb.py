@@ -13,8 +13,10 @@ from safetensors.numpy import load_file
 
 import recrl_datasets as rd
 from recrl.cli import main
+from recrl.console import Talk
 from recrl.pipeline.learn import LearnConfig
 from recrl.pipeline.rank import RankConfig
+from recrl.verbs.replay import learners
 from tests.rankers.conftest import taste_frame
 
 BRIEF = ["--ranker.recbole.epochs", "1", "--ranker.recbole.embedding-size", "8", "--ranker.lightgbm.trees", "5"]
@@ -120,3 +122,15 @@ def test_a_ranker_is_a_plan_like_any_learner():
     assert (plan.name, plan.is_ranker, plan.options) == ("sasrec", True, RankConfig())
     assert json.loads(json.dumps(plan.as_dict()))["options"]["split"] == "time"
     assert LearnConfig("bpr", label="bpr-small").name == "bpr-small"
+
+
+def test_sasrec_takes_part_in_the_demo_where_recbole_is(capfd, monkeypatch):
+    talk = Talk()
+    assert [plan.name for plan in learners(100, talk)[:2]] == ["bc-item", "sasrec"], "the first plan clones the log"
+    for name in [n for n in sys.modules if n.split(".")[0] == "recbole"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "recbole", None)
+    rest = learners(100, talk)
+    assert {plan.algorithm for plan in rest} == {"bc", "td3_bc"}
+    assert rest[0].name == "bc-item"
+    assert "SASRec takes no part: RecBole is not installed" in " ".join("".join(capfd.readouterr()).split())
