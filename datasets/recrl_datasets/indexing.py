@@ -116,28 +116,31 @@ class OrderedRows:
 
 def order_rows(rows: pl.DataFrame) -> OrderedRows:
     """Sort rows (given in source order) by user and time, flag exact duplicates in ``is_duplicate`` and put them last."""
-    order = _sorting(rows["user"].to_numpy(), rows["timestamp_ms"].to_numpy())
-    rows = rows if order is None else rows[order]
     users, times = rows["user"].to_numpy(), rows["timestamp_ms"].to_numpy()
+    order = _sorting(users, times)
+    if order is not None:
+        users, times = users[order], times[order]
     same = (users[1:] == users[:-1]) & (times[1:] == times[:-1])
-    tied = np.flatnonzero(np.concatenate([same, [False]]) | np.concatenate([[False], same])) if same.any() else np.zeros(0, np.int64)
     duplicate = np.zeros(rows.height, dtype=bool)
     canonical = None
-    if tied.size:
-        keys = _sortable(rows[tied])
+    if same.any():
+        tied = np.flatnonzero(np.append(same, False) | np.append(False, same))
+        keys = _sortable(rows[tied if order is None else order[tied]])
         names = keys.columns
         keys = keys.with_columns(pl.Series("__row", tied)).sort(names, maintain_order=True)
         canonical = np.arange(rows.height, dtype=np.int64)
         canonical[tied] = keys["__row"].to_numpy()
         equal = keys.select(pl.all_horizontal([pl.col(n).eq_missing(pl.col(n).shift()) for n in names])).to_series()
         duplicate[keys["__row"].filter(equal & (pl.int_range(keys.height, eager=True) > 0)).to_numpy()] = True
-    rows = rows.with_columns(pl.Series("is_duplicate", duplicate.astype(np.uint8)))
     if duplicate.any() and canonical is not None:
         last = np.concatenate([np.flatnonzero(~duplicate), np.flatnonzero(duplicate)])
         place = np.empty_like(last)
         place[last] = np.arange(last.size)
-        rows, canonical = rows[last], place[canonical]
-    return OrderedRows(rows, int(duplicate.sum()), canonical)
+        order, canonical = last if order is None else order[last], place[canonical]
+    rows = rows if order is None else rows[order]
+    count = int(duplicate.sum())
+    flags = np.arange(rows.height) >= rows.height - count
+    return OrderedRows(rows.with_columns(pl.Series("is_duplicate", flags.astype(np.uint8))), count, canonical)
 
 
 def _sorting(users: NDArray[Any], times: NDArray[Any]) -> NDArray[np.int64] | None:

@@ -24,7 +24,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from recrl.algorithms.task import Task
 from recrl.algorithms.td3 import TD3, TD3Config
 from recrl.algorithms.td3_bc import TD3BC, TD3BCConfig
-from recrl.core.contracts import ActionSpec
+from recrl.core.contracts import ActionSpec, Transitions, Update
 from recrl.core.objective import Objective, Signal
 from recrl.core.runs import RunFolder, package_versions
 from recrl.policies.encoders import EncoderConfig
@@ -45,6 +45,26 @@ STEPS, LOG_EVERY, CHECKPOINT_EVERY = 7, 1, 3
 LOG, WORLD = small.small_log(), toy_world(TOY_CONFIG, OBJECTIVE)
 
 
+class Centred:
+    """A batch transform with a state: rewards less their running mean."""
+
+    def __init__(self) -> None:
+        self.mean = torch.zeros(())
+
+    def update(self, batch: Transitions) -> Update:
+        self.mean = self.mean.lerp(batch.reward.mean(), 0.1)
+        return Update({"reward_mean": self.mean})
+
+    def apply(self, batch: Transitions) -> Transitions:
+        return batch.with_reward(batch.reward - self.mean)
+
+    def state_dict(self):
+        return {"mean": self.mean}
+
+    def load_state_dict(self, state):
+        self.mean = state["mean"]
+
+
 def offline(folder: Path) -> None:
     """TD3+BC on a log, then its policy: what `recrl train` does."""
     run = RunFolder.create(folder, kind="train", config={}, seed=0)
@@ -53,7 +73,7 @@ def offline(folder: Path) -> None:
         learner = TD3BC(TD3BCConfig(actor=actor, critic_hidden=(8,)), small.task("embedding"), 0)
         buffer = small.buffer("embedding", LOG)
         config = OfflineConfig(steps=STEPS, batch_size=8, log_every=LOG_EVERY, checkpoint_every=CHECKPOINT_EVERY)
-        train_offline(learner, UniformSampler(buffer, torch.arange(len(buffer)), 0), config, run, stream="train")
+        train_offline(learner, UniformSampler(buffer, torch.arange(len(buffer)), 0), config, run, stream="train", transforms=[Centred()])
         learner.policy().save(folder / "artifacts" / "policies" / "td3_bc")
 
 

@@ -57,6 +57,9 @@ class TensorStreams:
         if self._host is not None:
             drawn = self._host.bits(ids.numpy(), step.numpy() if isinstance(step, Tensor) else step, purpose, shape)
             drawn >>= np.uint64(64 - keep)
+            if drawn.size == 0:
+                # NumPy gives an array without rows strides of 0, which torch will not view as another type
+                return torch.empty(drawn.shape, dtype=torch.int64)
             return torch.from_numpy(drawn.view(np.int64))
         base = _mix(ids.to(torch.int64) * _C1 + _signed(key_of(self.seed, purpose)))
         offset = step.to(torch.int64) * _C2 if isinstance(step, Tensor) else _signed((int(step) * C2) & (2**64 - 1))
