@@ -32,8 +32,8 @@ class ClippedGaussian:
     **Shapes**: ``mean`` (B, d); ``spread`` a number or (B, d).
 
     >>> law = ClippedGaussian(torch.zeros(1, 1), 1.0, low=-1.0, high=1.0)
-    >>> [round(float(law.log_prob(torch.full((1, 1), a)).exp()), 3) for a in (0.0, 1.0, 2.0)]
-    [0.399, 0.159, 0.0]
+    >>> tuple(round(float(law.log_prob(torch.full((1, 1), a)).exp()), 3) for a in (0.0, 1.0, 2.0))
+    (0.399, 0.159, 0.0)
     """
 
     mean: Tensor

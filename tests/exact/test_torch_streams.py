@@ -48,3 +48,10 @@ def test_draws_made_ahead_depend_on_the_step_alone():
     assert sum(made) == 4 * Ahead.STEPS
     assert all(torch.equal(other(step), in_order[step]) for step in (150, 63, 64, 0, 199))
     assert torch.stack(in_order).unique().numel() == 600
+
+
+def test_nobody_draws_nothing():
+    nobody = torch.empty(0, dtype=torch.int64)
+    for streams in (TensorStreams(1), by_torch(1)):
+        assert streams.normal(nobody, 0, Purpose.USERS, (3,)).shape == (0, 3)
+        assert streams.bits(nobody, nobody, Purpose.USERS).shape == (0,)
