@@ -1,14 +1,15 @@
 """What RecBole 1.2.1 needs to run beside today's NumPy, SciPy and torch, applied for as long as it is used and taken back after.
 
 RecBole was written for NumPy 1, SciPy 1.10 and torch 2.5, and treats the process as its own: it seeds the global generators, reads the
-command line, hides GPUs and writes into the working directory. Inside :func:`use_recbole`
+command line, hides GPUs, writes into the working directory and turns autograd's anomaly detection on. Inside :func:`use_recbole`
 
 - NumPy has the aliases that NumPy 2 dropped (``float_``, ``complex_``, ``unicode_`` and those that RecBole sets itself);
 - ``scipy.sparse.dok_matrix`` has ``_update`` (LightGCN fills its adjacency matrix with it);
 - ``torch.load`` unpickles files of one private folder, which this process wrote a moment ago, and no others;
 - the command line and the logger are out of its sight, and TensorBoard files are not written.
 
-Afterwards the aliases are gone and the global generators, cuDNN's switches and ``CUDA_VISIBLE_DEVICES`` are what they were.
+Afterwards the aliases are gone and the global generators, cuDNN's switches, anomaly detection and ``CUDA_VISIBLE_DEVICES`` are what
+they were.
 Ray is never imported by what is used here; :func:`run_recbole` hands RecBole's own entry point an empty stand-in for it.
 Give the block to one thread at a time: what it replaces is the process's.
 """
@@ -160,7 +161,9 @@ def _numpy_aliases() -> Iterator[None]:
 
 @contextmanager
 def _global_state() -> Iterator[None]:
-    """Global generators, cuDNN's switches and the visible devices are put back after the block."""
+    """Global generators, switches of torch and the visible devices are put back after the block."""
+    # importing any of RecBole's sequential models turns it on: one of them does, and they come together
+    anomalies = torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()
     cudnn, visible = torch.backends.cudnn, os.environ.get("CUDA_VISIBLE_DEVICES")
     switches = cudnn.benchmark, cudnn.deterministic
     python, numpy, tensors = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
@@ -174,6 +177,7 @@ def _global_state() -> Iterator[None]:
         if accelerator:
             torch.cuda.set_rng_state_all(accelerator)
         cudnn.benchmark, cudnn.deterministic = switches
+        torch.autograd.set_detect_anomaly(*anomalies)
         os.environ.pop("CUDA_VISIBLE_DEVICES", None)
         if visible is not None:
             os.environ["CUDA_VISIBLE_DEVICES"] = visible

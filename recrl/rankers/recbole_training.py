@@ -63,7 +63,9 @@ class RecBoleTraining:
             if progress:
                 progress((epoch + 1) / self._trainer.epochs, f"epoch {epoch + 1}, MRR@10 {score:.4f}")
 
-        _, best = self._trainer.fit(self._train, self._valid, verbose=False, saved=True, show_progress=False, callback_fn=evaluated)
+        # RecBole's sequential models turn anomaly detection on: it records a stack trace for every operation and changes no number
+        with torch.autograd.set_detect_anomaly(False):
+            _, best = self._trainer.fit(self._train, self._valid, verbose=False, saved=True, show_progress=False, callback_fn=evaluated)
         if self._journal:
             self._journal.record(self.metrics)
         return {metric: float(value) for metric, value in (best or {}).items()}

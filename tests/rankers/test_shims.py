@@ -30,6 +30,7 @@ def process() -> dict[str, object]:
         "python": random.getstate(),
         "legacy": np.random.get_state()[1].tolist(),  # noqa: NPY002
         "torch": torch.get_rng_state().tolist(),
+        "anomalies": torch.is_anomaly_enabled(),
         "cudnn": (torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic),
         "cuda": os.environ.get("CUDA_VISIBLE_DEVICES"),
         "disabled": __import__("logging").root.manager.disable,
@@ -60,6 +61,11 @@ def test_nothing_stays_behind(tmp_path, fails, monkeypatch):
             config = import_recbole("recbole.config").Config(model="BPR", dataset="ml-100k", config_dict={"gpu_id": ""})
             assert config["learning_rate"] == 0.001, "the command line is ours, not RecBole's"
             import_recbole("recbole.utils").init_seed(5, False)
+            # one of these modules turns anomaly detection on when it is imported
+            for name in [name for name in sys.modules if name.startswith("recbole.model.sequential_recommender")]:
+                monkeypatch.delitem(sys.modules, name)
+            import_recbole("recbole.model.sequential_recommender")
+            assert torch.is_anomaly_enabled()
             if fails:
                 raise KeyboardInterrupt
     except KeyboardInterrupt:
