@@ -88,7 +88,7 @@ SASREC = RecBoleConfig(
     length=10,
     settings=("n_layers=1", "inner_size=64", "hidden_dropout_prob=0.2", "attn_dropout_prob=0.2"),
 )
-"""A SASRec small enough to be trained in a demo, about 7 s an epoch of ml-100k."""
+"""A SASRec small enough to be trained in a demo, about 4 s an epoch of ml-100k."""
 
 
 def learners(steps: int, talk: Talk) -> tuple[LearnConfig, ...]:

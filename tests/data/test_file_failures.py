@@ -37,7 +37,7 @@ def table(*rows: str, header: str = HEADER, end: str = "\n") -> str:
 
 
 def compressed(text: str) -> bytes:
-    return gzip.compress(text.encode())
+    return gzip.compress(text.encode(), mtime=0)
 
 
 FAILURES: dict[str, tuple[str | bytes, type[RecrlError], str, str, str]] = {
@@ -266,7 +266,7 @@ def test_gzip_files_are_found(kuairand_folder: Callable[..., Path], tmp_path: Pa
     root = kuairand_folder()
     path = root / "data" / LOG
     plain = rd.prepare("kuairand-pure", root, stores=tmp_path / "plain")
-    path.with_name(path.name + ".gz").write_bytes(gzip.compress(path.read_bytes()))
+    path.with_name(path.name + ".gz").write_bytes(gzip.compress(path.read_bytes(), mtime=0))
     path.unlink()
     assert rd.prepare("kuairand-pure", root, stores=tmp_path / "gzip").content_hash == plain.content_hash
 

@@ -142,8 +142,8 @@ BROKEN: dict[str, tuple[str, Callable[[str], str | bytes], str]] = {
         f"{STATISTICS} and video_features_statistic_27k_part1.csv are parts of one table, yet only one of them has: count, counts",
     ),
     "a part cut off": (PART, lambda t: t.rsplit(",", 3)[0], "16 fields instead of 19"),
-    "a packed part cut off": (PART, lambda t: gzip.compress(t.encode())[:-9], "the gzip file is cut off or broken"),
-    "packed features cut off": (STATISTICS, lambda t: gzip.compress(t.encode())[:-9], "the gzip file is cut off or broken"),
+    "a packed part cut off": (PART, lambda t: gzip.compress(t.encode(), mtime=0)[:-9], "the gzip file is cut off or broken"),
+    "packed features cut off": (STATISTICS, lambda t: gzip.compress(t.encode(), mtime=0)[:-9], "the gzip file is cut off or broken"),
     "an empty part": (PART, lambda t: "", "the file is empty"),
     "features without rows": (STATISTICS, lambda t: t.split("\n")[0], "the file has a header but no rows"),
     "a video in two parts": (STATISTICS, lambda t: t + "30,9,0.9\n", "item_id 30 has 2 rows"),
@@ -205,7 +205,7 @@ def test_mutated_parts_never_fail_oddly(ending: str, target: int, changes: list[
             beyond_memory(patch)
         patch.setattr("recrl_datasets.kuairand.read_text_pieces", partial(read_text_pieces, piece_bytes=size))
         root, stores = write(Path(folder, "root"), content), Path(folder, "stores")
-        (root / "data" / name).write_bytes(gzip.compress(changed) if packed else changed)
+        (root / "data" / name).write_bytes(gzip.compress(changed, mtime=0) if packed else changed)
         try:
             store = rd.prepare(f"kuairand-{ending}", root, stores=stores)
         except RecrlError as error:

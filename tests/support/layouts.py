@@ -123,5 +123,5 @@ def write(root: Path, files: Files, packed: bool = False) -> Path:
         path = root / (f"{name}.gz" if packed else name)
         path.parent.mkdir(parents=True, exist_ok=True)
         data = content.encode() if isinstance(content, str) else content
-        path.write_bytes(gzip.compress(data) if packed else data)
+        path.write_bytes(gzip.compress(data, mtime=0) if packed else data)
     return root
