@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import signal
 import sys
 from pathlib import Path
 
 import hypothesis
 import pytest
+
+# a shell that starts pytest in the background has it ignore Ctrl-C, and so would every process that a test starts and stops
+with contextlib.suppress(ValueError):
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # test modules are imported after this, and with them NumPy, polars or torch
 for _variable, _count in {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "POLARS_MAX_THREADS": "2"}.items():
