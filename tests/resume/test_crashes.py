@@ -161,9 +161,9 @@ def goes_on(name: str, folder: Path, whole) -> None:
     assert crashing.left_by(folder) == whole(name).left
 
 
-@pytest.mark.parametrize(("name", "every"), [("offline", 1), ("in_a_world", 10), ("in_a_task", 10)])
+@pytest.mark.parametrize(("name", "every"), [("offline", 1), ("in_a_world", 15), ("in_a_task", 15)])
 def test_what_a_kill_before_any_change_of_a_file_leaves(whole, name, every):
-    """Offline before each change, in the other loops before every tenth; resumed in this process, which is cheaper than a new one."""
+    """Offline before each change, in the other loops before every fifteenth; resumed in this process, which is cheaper than a new one."""
     changes = whole(name).changes
     assert {"open", "test.half", "os.rename", "os.remove", "os.mkdir", "os.rmdir"} <= set(changes)
     for number in range(1 + len(changes) % every, len(changes) + 1, every):
@@ -174,9 +174,9 @@ def test_what_a_kill_before_any_change_of_a_file_leaves(whole, name, every):
 
 @pytest.mark.parametrize("name", WORKS)
 def test_killed_before_some_changes(tmp_path, whole, name):
-    """The process kills itself, before every fifteenth change."""
+    """The process kills itself, before every twentieth change."""
     count = len(whole(name).changes)
-    for number in range(1 + count % 15, count + 1, 15):
+    for number in range(1 + count % 20, count + 1, 20):
         folder = tmp_path / str(number)
         assert crashing.killed_at(WORKS[name], folder, number) == KILLED
         goes_on(name, folder, whole)
@@ -200,7 +200,7 @@ def test_killed_from_outside_at_any_time(tmp_path, whole, name):
     begin = time.monotonic()
     assert crashing.forked(lambda: WORKS[name](tmp_path / "timed")) == 0
     duration = time.monotonic() - begin
-    for _ in range(5):
+    for _ in range(4):
         child = crashing.begun(lambda: WORKS[name](tmp_path / "run"))
         time.sleep(draw.uniform(0.2, 1.0) * duration)
         os.kill(child, signal.SIGKILL)
@@ -209,7 +209,7 @@ def test_killed_from_outside_at_any_time(tmp_path, whole, name):
     goes_on(name, tmp_path / "run", whole)
 
 
-@pytest.mark.parametrize(("name", "every"), [("offline", 8), ("in_a_world", 30), ("in_a_task", 30)])
+@pytest.mark.parametrize(("name", "every"), [("offline", 12), ("in_a_world", 40), ("in_a_task", 40)])
 def test_a_disk_that_is_full_from_any_change_on(tmp_path, whole, name, every):
     """A clear error, and what was kept serves once there is space again."""
     changes = whole(name).changes
@@ -237,7 +237,7 @@ def test_a_disk_that_is_really_full(tiny_disk, whole, name):
     """The kernel's own refusal, wherever it strikes: the space left for the run grows until it fits."""
     whole(name)
     filler, refusals = tiny_disk / "filler", 0
-    for free in range(4_000, 200_000, 28_000):
+    for free in range(4_000, 200_000, 48_000):
         filler.write_bytes(b"")
         space = os.statvfs(tiny_disk)
         filler.write_bytes(bytes(max(0, space.f_bavail * space.f_frsize - free)))
