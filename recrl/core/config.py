@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable
 from typing import Any, TypeVar, get_type_hints
 
+import pydantic.dataclasses  # noqa: F401 - pydantic would load it within the first call
 from pydantic import TypeAdapter, ValidationError
 
 from recrl.core.errors import ConfigError

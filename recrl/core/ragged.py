@@ -49,7 +49,7 @@ class Offsets:
     def from_sorted_ids(cls, ids: ArrayLike, count: int) -> Offsets:
         """Offsets of rows whose segment ids (``0..count-1``) are already in ascending order."""
         array = np.asarray(ids)
-        if array.size and (bool(np.any(np.diff(array) < 0)) or array[0] < 0 or array[-1] >= count):
+        if array.size and (bool(np.any(array[1:] < array[:-1])) or array[0] < 0 or array[-1] >= count):
             raise ContractError(
                 f"segment ids must be sorted and lie in 0..{count - 1}",
                 where="recrl.core.ragged.Offsets.from_sorted_ids",
