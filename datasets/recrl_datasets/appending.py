@@ -17,12 +17,12 @@ import polars as pl
 
 from recrl.core.contracts import Progress
 from recrl.core.errors import ConfigError, DataError, StorageError
-from recrl_datasets.digests import TableDigest
+from recrl_datasets.building.digests import TableDigest
+from recrl_datasets.building.merging import merged_features
 from recrl_datasets.fitting import OWN_CLUSTERS, Fit
 from recrl_datasets.frame import Caller, frame_tables
-from recrl_datasets.merging import merged_features
+from recrl_datasets.loaders.registry import REGISTRY
 from recrl_datasets.preparing import save, source_fingerprint
-from recrl_datasets.registry import REGISTRY
 from recrl_datasets.store import Manifest, Store, open_store
 from recrl_datasets.tables import Finding, PieceReader, RawTables
 

@@ -15,10 +15,10 @@ import polars as pl
 
 from recrl.core.contracts import Progress
 from recrl.core.errors import ConfigError, StorageError
-from recrl_datasets.atomic_log import AtomicLog, AtomicOptions, TimeUnit, missing_field, split, typed_fields
+from recrl_datasets.loaders.atomic_log import AtomicLog, AtomicOptions, TimeUnit, missing_field, split, typed_fields
+from recrl_datasets.loaders.reading import TextTable, find_file, read_text_table
+from recrl_datasets.loaders.registry import REGISTRY
 from recrl_datasets.preparing import prepare_source
-from recrl_datasets.reading import TextTable, find_file, read_text_table
-from recrl_datasets.registry import REGISTRY
 from recrl_datasets.schema import Origin, validate_key
 from recrl_datasets.store import Store
 from recrl_datasets.tables import DatasetSource, Finding, RawTables

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import polars as pl
 
 from recrl.core.errors import DataError
+from recrl_datasets.building.merging import slices
+from recrl_datasets.building.survey import no_place
 from recrl_datasets.frame import Caller
-from recrl_datasets.merging import slices
 from recrl_datasets.schema import BY_NAME, nearest
 from recrl_datasets.store import Store, reading
-from recrl_datasets.survey import no_place
 from recrl_datasets.tables import Finding
 
 PIECE_ROWS = 1 << 20

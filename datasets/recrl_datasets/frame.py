@@ -14,8 +14,8 @@ import pyarrow as pa
 from recrl.core.behaviours import BEHAVIOURS
 from recrl.core.contracts import Progress
 from recrl.core.errors import ConfigError, DataError
+from recrl_datasets.loaders.registry import REGISTRY
 from recrl_datasets.preparing import save
-from recrl_datasets.registry import REGISTRY
 from recrl_datasets.schema import BY_NAME, Origin, RowsAsClustersWarning, nearest, validate_key, validate_log
 from recrl_datasets.store import Store
 from recrl_datasets.tables import Finding, RawTables

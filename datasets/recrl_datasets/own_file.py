@@ -11,11 +11,11 @@ from typing import Any, Literal
 import polars as pl
 
 from recrl.core.errors import ConfigError, DataError, StorageError
-from recrl_datasets.atomic_log import AtomicOptions, TimeUnit
 from recrl_datasets.frame import Caller
-from recrl_datasets.reading import read_text_table
+from recrl_datasets.loaders.atomic_log import AtomicOptions, TimeUnit
+from recrl_datasets.loaders.reading import read_text_table
+from recrl_datasets.loaders.text_blocks import text_blocks
 from recrl_datasets.schema import BY_NAME, EARLIEST_MS, LATEST_MS
-from recrl_datasets.text_blocks import text_blocks
 
 _SEPARATORS = (",", "\t", ";", "|")
 _PLAIN, _PADDED = r"^(0|-?[1-9][0-9]{0,17})$", r"^[+-]?0[0-9]"

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from recrl.core.contracts import Progress
 from recrl.core.errors import ConfigError, StorageError
-from recrl_datasets.registry import find_source
+from recrl_datasets.building.writing import write_store
+from recrl_datasets.loaders.registry import find_source
 from recrl_datasets.staging import remove_stale, staging
 from recrl_datasets.store import FORMAT, Manifest, Store, open_store
 from recrl_datasets.tables import DatasetSource, RawTables
-from recrl_datasets.writing import write_store
 
 SMALL_FILE = 64 << 20
 """Source files up to this size (bytes) are recognised by their whole content."""

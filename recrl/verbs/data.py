@@ -16,7 +16,7 @@ from recrl.core.errors import RecrlError
 from recrl.core.runs import RunFolder
 from recrl.pipeline.data import DataOptions, SessionRule, load_store, session_rule_of
 from recrl.verbs.prepare import show_store
-from recrl_datasets.transfer import megabytes
+from recrl_datasets.downloading.transfer import megabytes
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import recrl_datasets as rd
 from recrl.console import Talk
 from recrl.core.contracts import Progress
 from recrl.core.errors import ConfigError
-from recrl_datasets.atomic_log import TimeUnit
+from recrl_datasets.loaders.atomic_log import TimeUnit
 from recrl_datasets.own_file import OwnRows, read_own_rows
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from recrl_datasets.download import PUBLISHED, Published
+from recrl_datasets.downloading.download import PUBLISHED, Published
 
 FILES = {"ratings.dat": bytes(range(256)) * 20, "sub/users.dat": b"1::F\n", "README": b"terms\n"}
 

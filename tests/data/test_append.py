@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 
 import recrl_datasets as rd
 from recrl.core.errors import ConfigError, DataError, StorageError
-from recrl_datasets import fitting, survey
+from recrl_datasets import fitting
+from recrl_datasets.building import survey
 from tests.conftest import REPOSITORY
 from tests.data.conftest import KUAIRAND_HEADER, KUAIRAND_ROWS, MOVIELENS, RANDOM_LOG, STANDARD_LOG
 

@@ -11,8 +11,8 @@ import pytest
 
 import recrl_datasets as rd
 from recrl.core.errors import ConfigError, DataError, RecrlError, StorageError
-from recrl_datasets import atomic_log
-from recrl_datasets.reading import read_text_pieces
+from recrl_datasets.loaders import atomic_log
+from recrl_datasets.loaders.reading import read_text_pieces
 from tests.support import layouts
 
 INTER = str(layouts.ATOMIC["shop.inter"])

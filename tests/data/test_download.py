@@ -24,8 +24,8 @@ from hypothesis import strategies as st
 
 import recrl_datasets as rd
 from recrl.core.errors import ConfigError, DataError, StorageError
-from recrl_datasets import transfer
-from recrl_datasets.download import PUBLISHED, Published
+from recrl_datasets.downloading import transfer
+from recrl_datasets.downloading.download import PUBLISHED, Published
 from tests.data.hosting import FILES, Handler, Host, Publish, names, serving, tarred, tree, zipped
 
 

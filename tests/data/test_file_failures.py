@@ -13,7 +13,7 @@ import pytest
 
 import recrl_datasets as rd
 from recrl.core.errors import ConfigError, DataError, MissingDependencyError, RecrlError, StorageError
-from recrl_datasets.reading import read_text_pieces
+from recrl_datasets.loaders.reading import read_text_pieces
 
 LOG = "log_standard_4_22_to_5_08_pure.csv"
 HEADER = (
@@ -215,7 +215,7 @@ VERSIONS = {"pure": LOG, "1k": LOG.replace("_pure", "_1k"), "27k": LOG.replace("
 def version(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """A version of KuaiRand; 27K is read in pieces of one line."""
     if request.param == "27k":
-        monkeypatch.setattr("recrl_datasets.kuairand.read_text_pieces", partial(read_text_pieces, piece_bytes=1))
+        monkeypatch.setattr("recrl_datasets.loaders.kuairand.read_text_pieces", partial(read_text_pieces, piece_bytes=1))
     return str(request.param)
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import recrl_datasets as rd
 from recrl.core.errors import DataError, RecrlError, StorageError
-from recrl_datasets.reading import read_text_pieces
+from recrl_datasets.loaders.reading import read_text_pieces
 from tests.data.conftest import KUAIRAND_HEADER, KUAIRAND_ROWS
 from tests.data.test_loader_fuzz import mutate, mutation, says_why
 
@@ -65,10 +65,10 @@ def write(root: Path, content: dict[str, str]) -> Path:
 
 def beyond_memory(patch: pytest.MonkeyPatch) -> None:
     """Every line is a piece, memory holds two rows, features are joined for two videos at a time."""
-    patch.setattr("recrl_datasets.kuairand.read_text_pieces", partial(read_text_pieces, piece_bytes=1))
+    patch.setattr("recrl_datasets.loaders.kuairand.read_text_pieces", partial(read_text_pieces, piece_bytes=1))
     sizes = {"survey.ROWS_IN_MEMORY": 2, "survey.PILE_ROWS": 3, "joining.RANGE_IDS": 2}
     for name, size in sizes.items():
-        patch.setattr(f"recrl_datasets.{name}", size)
+        patch.setattr(f"recrl_datasets.building.{name}", size)
 
 
 def test_all_versions_read_the_same_rows_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,7 +203,7 @@ def test_mutated_parts_never_fail_oddly(ending: str, target: int, changes: list[
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         if size == 1:
             beyond_memory(patch)
-        patch.setattr("recrl_datasets.kuairand.read_text_pieces", partial(read_text_pieces, piece_bytes=size))
+        patch.setattr("recrl_datasets.loaders.kuairand.read_text_pieces", partial(read_text_pieces, piece_bytes=size))
         root, stores = write(Path(folder, "root"), content), Path(folder, "stores")
         (root / "data" / name).write_bytes(gzip.compress(changed, mtime=0) if packed else changed)
         try:

@@ -13,8 +13,8 @@ from polars.testing import assert_frame_equal
 
 import recrl_datasets as rd
 from recrl.core.errors import DataError, RecrlError, StorageError
-from recrl_datasets import movielens
-from recrl_datasets.reading import read_text_pieces
+from recrl_datasets.loaders import movielens
+from recrl_datasets.loaders.reading import read_text_pieces
 from tests.support import layouts
 
 EDITIONS = ("ml-100k", "ml-1m", "ml-10m", "ml-20m", "ml-25m", "ml-32m")

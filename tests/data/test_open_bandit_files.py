@@ -14,8 +14,8 @@ import pytest
 
 import recrl_datasets as rd
 from recrl.core.errors import DataError, MissingDependencyError, StorageError
-from recrl_datasets import open_bandit
-from recrl_datasets.reading import read_text_pieces
+from recrl_datasets.loaders import open_bandit
+from recrl_datasets.loaders.reading import read_text_pieces
 from tests.support import layouts
 
 pytestmark = pytest.mark.filterwarnings("ignore::recrl_datasets.RowsAsClustersWarning")

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recrl.core.errors import DataError
-from recrl_datasets.reading import TextTable, read_text_pieces, read_text_table, text_header
+from recrl_datasets.loaders.reading import TextTable, read_text_pieces, read_text_table, text_header
 
 TYPES = {"id": pl.Int64, "share": pl.Float32}
 REQUIRED = ("id",)
@@ -120,7 +120,7 @@ def test_files_without_a_header(size: int, tmp_path: Path) -> None:
 
 
 def test_a_file_without_line_ends_is_refused_before_it_fills_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("recrl_datasets.text_blocks.LONGEST_LINE", 1 << 20)
+    monkeypatch.setattr("recrl_datasets.loaders.text_blocks.LONGEST_LINE", 1 << 20)
     path = tmp_path / "t.csv"
     path.write_bytes(b"id,share,text\n1,2,a\n" + b"7" * (3 << 20))
     with pytest.raises(DataError) as caught:

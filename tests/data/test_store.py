@@ -365,7 +365,7 @@ def test_interruption_leaves_the_old_store_alone(
     if moment == "while a file is written":
         monkeypatch.setattr(pl.DataFrame, "write_parquet", stop)
     if moment == "while the manifest is written":
-        monkeypatch.setattr("recrl_datasets.writing.write_json", stop)
+        monkeypatch.setattr("recrl_datasets.building.writing.write_json", stop)
     with pytest.raises(KeyboardInterrupt):
         rd.prepare("kuairand-pure", root, stores=stores, force=True, progress=watch)
     assert [p.name for p in stores.iterdir()] == ["kuairand-pure"]

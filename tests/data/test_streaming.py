@@ -33,7 +33,7 @@ def tiny(**changes: int) -> Iterator[None]:
     """Memory for a handful of rows."""
     with pytest.MonkeyPatch.context() as patch:
         for name, size in {**SIZES, **changes}.items():
-            patch.setattr(f"recrl_datasets.{name}", size)
+            patch.setattr(f"recrl_datasets.building.{name}", size)
         yield
 
 
@@ -249,7 +249,7 @@ import numpy as np
 import polars as pl
 import recrl_datasets as rd
 from recrl.core.errors import StorageError
-from recrl_datasets import survey, writing
+from recrl_datasets.building import survey, writing
 from recrl_datasets.preparing import save
 
 stores, rows, held = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])

@@ -8,7 +8,7 @@ from itertools import chain
 import polars as pl
 
 from recrl.core.errors import DataError
-from recrl_datasets.joining import RANGE_IDS
+from recrl_datasets.building.joining import RANGE_IDS
 from recrl_datasets.store import Store, reading
 from recrl_datasets.tables import PieceReader
 

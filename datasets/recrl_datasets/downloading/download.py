@@ -12,10 +12,10 @@ from typing import Any
 from recrl.core.contracts import Progress
 from recrl.core.errors import ConfigError, DataError, StorageError
 from recrl.core.files import read_json, storage_error, write_json
-from recrl_datasets.archives import unpack
-from recrl_datasets.open_bandit import OPEN_BANDIT
+from recrl_datasets.downloading.archives import unpack
+from recrl_datasets.downloading.transfer import discard, fetch, megabytes, part_of, read_text
+from recrl_datasets.loaders.open_bandit import OPEN_BANDIT
 from recrl_datasets.schema import nearest
-from recrl_datasets.transfer import discard, fetch, megabytes, part_of, read_text
 
 _NOTE = ".recrl-download.json"
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from recrl.core.errors import ConfigError
-from recrl_datasets.kuairand import KUAIRAND
-from recrl_datasets.movielens import MOVIELENS
-from recrl_datasets.open_bandit import OPEN_BANDIT
+from recrl_datasets.loaders.kuairand import KUAIRAND
+from recrl_datasets.loaders.movielens import MOVIELENS
+from recrl_datasets.loaders.open_bandit import OPEN_BANDIT
 from recrl_datasets.schema import nearest
 from recrl_datasets.tables import DatasetSource
 

@@ -14,13 +14,13 @@ import polars as pl
 
 from recrl.core.contracts import Progress
 from recrl.core.files import write_json
-from recrl_datasets.digests import TableDigest
-from recrl_datasets.indexing import order_rows
-from recrl_datasets.joining import RANGE_IDS, FeatureJoin
-from recrl_datasets.spool import BLOCK_ROWS, Piles, Spool, TableWriter
+from recrl_datasets.building.digests import TableDigest
+from recrl_datasets.building.indexing import order_rows
+from recrl_datasets.building.joining import RANGE_IDS, FeatureJoin
+from recrl_datasets.building.spool import BLOCK_ROWS, Piles, Spool, TableWriter
+from recrl_datasets.building.survey import ROWS_IN_MEMORY, LogLayout, Survey
 from recrl_datasets.staging import Staging
 from recrl_datasets.store import FORMAT, Manifest
-from recrl_datasets.survey import ROWS_IN_MEMORY, LogLayout, Survey
 from recrl_datasets.tables import DatasetSource, RawTables
 
 

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from recrl.core.contracts import Progress
 from recrl.core.errors import DataError
-from recrl_datasets.indexing import Distinct, Index, narrow_type
+from recrl_datasets.building.indexing import Distinct, Index, narrow_type
+from recrl_datasets.building.spool import Piles, Spool
 from recrl_datasets.schema import BY_NAME, COLUMNS, RESERVED
-from recrl_datasets.spool import Piles, Spool
 from recrl_datasets.tables import Finding, RawTables
 
 ROWS_IN_MEMORY = 8_000_000

@@ -12,8 +12,8 @@ from typing import TypeAlias
 import polars as pl
 
 from recrl.core.errors import DataError
+from recrl_datasets.loaders.text_blocks import AGAIN, text_blocks
 from recrl_datasets.schema import require_columns
-from recrl_datasets.text_blocks import AGAIN, text_blocks
 
 PolarsType: TypeAlias = pl.DataType | type[pl.DataType]
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars", "::": "double colons"}

@@ -12,7 +12,7 @@ import polars as pl
 
 from recrl.core.behaviours import BEHAVIOURS
 from recrl.core.errors import ConfigError, DataError
-from recrl_datasets.reading import PolarsType, TextTable, read_text_pieces, text_header
+from recrl_datasets.loaders.reading import PolarsType, TextTable, read_text_pieces, text_header
 from recrl_datasets.schema import BY_NAME, EARLIEST_MS, LATEST_MS, Origin, nearest, validate_log
 from recrl_datasets.tables import Finding
 

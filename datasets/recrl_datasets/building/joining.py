@@ -10,8 +10,8 @@ import numpy as np
 import polars as pl
 
 from recrl.core.errors import DataError
-from recrl_datasets.indexing import Index
-from recrl_datasets.spool import Piles
+from recrl_datasets.building.indexing import Index
+from recrl_datasets.building.spool import Piles
 from recrl_datasets.tables import Finding, PieceReader
 
 RANGE_IDS = 1 << 19

@@ -13,7 +13,7 @@ from pathlib import Path
 import polars as pl
 
 from recrl.core.errors import DataError, StorageError
-from recrl_datasets.reading import PolarsType, TextTable, find_file, read_text_pieces, read_text_table, text_header
+from recrl_datasets.loaders.reading import PolarsType, TextTable, find_file, read_text_pieces, read_text_table, text_header
 from recrl_datasets.schema import Origin, validate_key, validate_log
 from recrl_datasets.tables import DatasetSource, Finding, RawTables
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import polars as pl
 
 from recrl.core.errors import MissingDependencyError, StorageError
-from recrl_datasets.movielens_tables import CSV, DAT, DAT_WITH_USERS, OFFICIAL_100K, RECBOLE_100K, Layout
-from recrl_datasets.reading import PolarsType, find_file, read_text_pieces
+from recrl_datasets.loaders.movielens_tables import CSV, DAT, DAT_WITH_USERS, OFFICIAL_100K, RECBOLE_100K, Layout
+from recrl_datasets.loaders.reading import PolarsType, find_file, read_text_pieces
 from recrl_datasets.schema import Origin, validate_log
 from recrl_datasets.tables import DatasetSource, Finding, RawTables
 

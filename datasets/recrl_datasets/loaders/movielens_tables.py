@@ -10,9 +10,9 @@ from typing import TypeAlias
 import polars as pl
 
 from recrl.core.errors import DataError
-from recrl_datasets.reading import TextTable, read_text_table
+from recrl_datasets.loaders.reading import TextTable, read_text_table
+from recrl_datasets.loaders.text_blocks import text_blocks
 from recrl_datasets.schema import Origin, validate_key
-from recrl_datasets.text_blocks import text_blocks
 
 _GENRES_100K = (
     "unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama", "Fantasy", "Film-Noir",

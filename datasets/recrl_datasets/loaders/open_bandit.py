@@ -16,7 +16,7 @@ from pathlib import Path
 import polars as pl
 
 from recrl.core.errors import MissingDependencyError, StorageError
-from recrl_datasets.reading import INDEX, PolarsType, find_file, read_text_pieces, read_text_table, text_header
+from recrl_datasets.loaders.reading import INDEX, PolarsType, find_file, read_text_pieces, read_text_table, text_header
 from recrl_datasets.schema import Origin, RowsAsClustersWarning, validate_key, validate_log
 from recrl_datasets.tables import DatasetSource, Finding, RawTables
 

@@ -1,0 +1,1 @@
+"""From tables to a store: indices, sorting, external merge, writing, digests."""

@@ -1,0 +1,1 @@
+"""Fetching datasets: transfers that go on, checksums, archives."""

@@ -1,0 +1,1 @@
+"""Readers of the datasets' own files: each gives ``RawTables``."""
