@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import os
 import platform
 import shutil
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from recrl.console import Talk
+from recrl.core.errors import RecrlError
 from recrl.core.runs import package_versions
 
 _OURS = ("recrl", "simulators", "offline_eval", "dashboards", "recrl_datasets")
@@ -114,11 +114,7 @@ def _names() -> list[Check]:
 def _data(options: DoctorOptions) -> list[Check]:
     import recrl_datasets as rd
 
-    checks = []
-    spec = importlib.util.find_spec("recbole")
-    wheel = bool(spec and any((Path(p) / "dataset_example" / "ml-100k").is_dir() for p in spec.submodule_search_locations or []))
-    mend = "pip install --no-deps recbole==1.2.1, or pass --root with ml-100k.inter, ml-100k.item, ml-100k.user"
-    checks.append(Check("data ml-100k", wheel, "in RecBole's wheel" if wheel else "not found", mend, needed=False))
+    checks = [_embedded(name, package) for name, package in (("ml-100k", "RecBole"), ("open-bandit", "OBP"))]
     if options.root is not None:
         files = sorted(p.name for folder in (options.root, options.root / "data") for p in folder.glob("log_*_pure.csv*"))
         mend = "download KuaiRand-Pure from its official page and pass the folder that holds data/"
@@ -138,6 +134,17 @@ def _data(options: DoctorOptions) -> list[Check]:
                 )
             )
     return checks
+
+
+def _embedded(name: str, package: str) -> Check:
+    """Data that travels in another package's wheel."""
+    import recrl_datasets as rd
+
+    try:
+        rd.REGISTRY[name].files(None)
+    except RecrlError as error:
+        return Check(f"data {name}", False, error.what, error.mend, needed=False)
+    return Check(f"data {name}", True, f"comes with {package}")
 
 
 def _folders(options: DoctorOptions) -> list[Check]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -85,6 +86,16 @@ def test_simulate_then_compare(capsys, asked):
     assert {row["arm"] for row in compared["metrics"]} == {"popularity", "random"}
 
 
+def test_simulators_of_other_kinds_with_an_ensemble(capsys, asked):
+    fitted = call(capsys, "simulate", "fit", *asked, "--response", "sequence", "--members", "2")
+    assert fitted["members"] == 2
+    assert "do not use it for forecasts of absolute retention" in fitted["verdict"]
+    again = call(capsys, "simulate", "fit", *asked, "--response", "sequence", "--members", "2")
+    assert again["fit"] == fitted["fit"]
+    reliability = pl.read_parquet(Path(fitted["run"], "artifacts", "simulator_reliability.parquet"))
+    assert reliability.columns == ["behaviour", "bin", "rows", "predicted", "logged", "lower", "upper"]
+
+
 def test_demo_is_idempotent_and_deterministic(capsys, asked):
     first = call(capsys, "demo", *asked, *TINY, *FAST_AB)
     tables = {p.name for p in Path(first["run"], "artifacts").glob("*.parquet")}
@@ -111,4 +122,12 @@ def test_demo_is_idempotent_and_deterministic(capsys, asked):
 def test_doctor(capsys):
     found = call(capsys, "doctor")
     assert found["ok"] is True
-    assert {c["name"] for c in found["checks"]} >= {"device", "import recrl", "data ml-100k"}
+    assert {c["name"] for c in found["checks"]} >= {"device", "import recrl", "data ml-100k", "data open-bandit"}
+
+
+def test_doctor_says_how_to_get_data_that_is_missing(capsys, monkeypatch):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "obp" else found(name))
+    checks = {c["name"]: c for c in call(capsys, "doctor")["checks"]}
+    assert not checks["data open-bandit"]["ok"]
+    assert "obp==0.5.7" in checks["data open-bandit"]["mend"]
