@@ -41,8 +41,9 @@ dashboard: setup
 
 # peers that benchmarks measure beside recrl; nothing else needs them
 peers: setup
-	$(BIN)/python -m pip install -qq -c constraints.txt --no-deps --ignore-requires-python d3rlpy==2.8.1 gym==0.26.2 gym-notices
-	$(BIN)/python -m pip install -qq -c constraints.txt h5py structlog dataclasses-json
+	$(BIN)/python -m pip install -qq -c constraints.txt --no-deps --ignore-requires-python d3rlpy==2.8.1 gym==0.26.2 gym-notices \
+		scope-rl==0.2.1 pytorch-revgrad==0.2.0 pyieoe==0.1.1 pingouin==0.5.5
+	$(BIN)/python -m pip install -qq -c constraints.txt h5py structlog dataclasses-json hydra-core
 
 docs: setup
 	$(BIN)/mkdocs build --strict

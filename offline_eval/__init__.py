@@ -1,17 +1,29 @@
 """Off-policy evaluation: what a policy would have earned, from rows that another policy logged, with user-clustered intervals."""
 
 from offline_eval.bandit import IPS, NCIS, SNIPS, ClippedIPS, Mean, Replay, TrajectoryNCIS
+from offline_eval.catalogue import DrawnTerm, drawn, streamed
 from offline_eval.censoring import RetentionLog
-from offline_eval.contributions import difference, standard_error, value
+from offline_eval.contributions import between_logs, difference, standard_error, value
 from offline_eval.diagnostics import Diagnostics, Thresholds, diagnose
 from offline_eval.direct import cross_fit
 from offline_eval.doubly_robust import DM, DR, SNDR, SwitchDR
-from offline_eval.evaluate import Estimate, Evaluation, combine, estimate, evaluate, ncis, snips
+from offline_eval.evaluate import Estimate, Evaluation, combine, estimate, evaluate, evaluate_retention, ncis, snips
 from offline_eval.fitted_q import fitted_q
 from offline_eval.hazards import cross_fit_hazards
 from offline_eval.intervals import Interval, interval, lower_bound
+from offline_eval.overlap import by_cohort, overlap_holes, reliability
 from offline_eval.registry import REGISTRY, needs, resolve
 from offline_eval.retention import IPCW, KaplanMeier, NaiveRetention, SurvivalDR, retention_curve
+from offline_eval.selection import (
+    Choice,
+    cross_validated,
+    importance_fitted,
+    rank_correlation,
+    regret_at,
+    sharpe_ratio_at,
+    slope,
+    violation_at,
+)
 from offline_eval.sequential import PDIS, TIS, WIS, WPDIS, CappedWIS, MeanReturn, SequentialDM, SequentialDR, SequentialWDR
 from offline_eval.trajectories import step_discounts
 
@@ -29,8 +41,10 @@ __all__ = [
     "WIS",
     "WPDIS",
     "CappedWIS",
+    "Choice",
     "ClippedIPS",
     "Diagnostics",
+    "DrawnTerm",
     "Estimate",
     "Evaluation",
     "Interval",
@@ -47,22 +61,36 @@ __all__ = [
     "SwitchDR",
     "Thresholds",
     "TrajectoryNCIS",
+    "between_logs",
+    "by_cohort",
     "combine",
     "cross_fit",
     "cross_fit_hazards",
+    "cross_validated",
     "diagnose",
     "difference",
+    "drawn",
     "estimate",
     "evaluate",
+    "evaluate_retention",
     "fitted_q",
+    "importance_fitted",
     "interval",
     "lower_bound",
     "ncis",
     "needs",
+    "overlap_holes",
+    "rank_correlation",
+    "regret_at",
+    "reliability",
     "resolve",
     "retention_curve",
+    "sharpe_ratio_at",
+    "slope",
     "snips",
     "standard_error",
     "step_discounts",
+    "streamed",
     "value",
+    "violation_at",
 ]

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offline_eval.contributions import dense_clusters
-from offline_eval.validation import capped_weights, check_positive, checked, refuse, weights
+from offline_eval.validation import capped_weights, check_positive, checked, ones, refuse, weights
 from recrl.core.contracts import Contributions, Estimator, LoggedFeedback
 from recrl.core.streams import Purpose, Streams, mix
 
@@ -39,8 +39,8 @@ class Mean:
     def contributions(self, feedback: LoggedFeedback) -> Contributions:
         """One term with denominator 1 and unit weights."""
         rows = checked(feedback)
-        ones = np.ones_like(rows.reward)
-        return _one_term(rows, rows.reward, ones, ones)
+        each = ones(rows.reward.size)
+        return _one_term(rows, rows.reward, each, each)
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class IPS:
         """One term with denominator 1."""
         rows = checked(feedback)
         w = weights(rows)
-        return _one_term(rows, w * rows.reward, np.ones_like(w), w)
+        return _one_term(rows, w * rows.reward, ones(w.size), w)
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class ClippedIPS:
         """One term with denominator 1 and capped weights."""
         rows = checked(feedback)
         w = capped_weights(rows, self.cap)
-        return _one_term(rows, w * rows.reward, np.ones_like(w), w)
+        return _one_term(rows, w * rows.reward, ones(w.size), w)
 
 
 @dataclass(frozen=True)

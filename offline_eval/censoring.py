@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from offline_eval.validation import check_log_probs, clusters, refuse, same_length, vector, weights
+from offline_eval.validation import UndefinedError, check_log_probs, clusters, refuse, same_length, vector, weights
 from recrl.core.contracts import Array, LoggedFeedback
 from recrl.core.errors import ConfigError, DataError
 
@@ -163,7 +163,7 @@ def curves(feedback: RetentionLog, rows: int, day: int) -> tuple[Float64, Float6
 def need_weight(total: float) -> None:
     """Refuse a log that the target policy would never have written."""
     if not total > 0:
-        raise DataError(
+        raise UndefinedError(
             "the estimate is undefined: every importance weight is zero",
             where="RetentionLog",
             mend="the target policy never takes a logged action; compare policies that overlap with the log",
@@ -172,4 +172,5 @@ def need_weight(total: float) -> None:
 
 def nobody(day: int, what: str) -> None:
     """Refuse a day that the log does not reach."""
-    raise DataError(f"no session is {what} on day {day}", where="RetentionLog.days", mend="ask for an earlier day, or give a longer log")
+    mend = "ask for an earlier day, or give a longer log"
+    raise UndefinedError(f"no session is {what} on day {day}", where="RetentionLog.days", mend=mend)

@@ -65,6 +65,13 @@ def cluster_sums(contributions: Contributions) -> ClusterSums:
 
     **Errors**: :class:`DataError` for an empty or misshapen set of contributions.
     """
+    numerators, denominators, cluster = _rows(contributions)
+    ids, index = dense_clusters(cluster)
+    return ClusterSums(sum_rows(numerators, index, ids.size), sum_rows(denominators, index, ids.size), ids)
+
+
+def _rows(contributions: Contributions) -> tuple[Float64, Float64, NDArray[np.integer]]:
+    """Numerators and denominators (k, n), and clusters (n,)."""
     numerators = np.atleast_2d(np.asarray(contributions.numerators, dtype=np.float64))
     denominators = np.atleast_2d(np.asarray(contributions.denominators, dtype=np.float64))
     cluster = np.asarray(contributions.cluster)
@@ -76,8 +83,7 @@ def cluster_sums(contributions: Contributions) -> ClusterSums:
         )
     if cluster.size == 0:
         raise DataError("there are no rows to evaluate", where="Contributions.cluster", mend="check the filter or split that made the log")
-    ids, index = dense_clusters(cluster)
-    return ClusterSums(sum_rows(numerators, index, ids.size), sum_rows(denominators, index, ids.size), ids)
+    return numerators, denominators, cluster
 
 
 def dense_clusters(cluster: NDArray[np.integer]) -> tuple[Int64, Int64]:
@@ -99,8 +105,13 @@ def sum_rows(values: Float64, index: Int64, count: int) -> Float64:
 
 
 def value(contributions: Contributions | ClusterSums) -> float:
-    """The estimate itself."""
-    return float(as_sums(contributions).ratios().sum())
+    """The estimate itself; from rows without a look at whose they are."""
+    if isinstance(contributions, ClusterSums):
+        return float(contributions.ratios().sum())
+    numerators, denominators, _ = _rows(contributions)
+    # the sums of n ones need no addition
+    totals = [row[:1] * row.size if row.strides == (0,) else row.sum(keepdims=True) for row in denominators]
+    return value(ClusterSums(numerators.sum(axis=1, keepdims=True), np.stack(totals), np.zeros(1, dtype=np.int64)))
 
 
 def influence(sums: ClusterSums) -> Float64:
@@ -162,6 +173,27 @@ def difference(first: Contributions, second: Contributions) -> Contributions:
         first,
         numerators=np.concatenate([np.atleast_2d(first.numerators), -np.atleast_2d(second.numerators)]),
         denominators=np.concatenate([np.atleast_2d(first.denominators), np.atleast_2d(second.denominators)]),
+    )
+
+
+def between_logs(first: Contributions, second: Contributions) -> Contributions:
+    """Contributions of ``first - second`` for estimates from two logs of different users, say an estimate and the truth measured elsewhere.
+
+    Both logs' users count as units, so that an interval holds both errors: its variance is the sum of the two.
+
+    >>> import numpy as np
+    >>> one, two = (Contributions(x[None], np.ones((1, 4)), np.arange(4), np.ones(4)) for x in (np.arange(4.0), np.zeros(4)))
+    >>> value(between_logs(one, two))
+    1.5
+    """
+    parts = [(np.atleast_2d(c.numerators), np.atleast_2d(c.denominators), dense_clusters(np.asarray(c.cluster))) for c in (first, second)]
+    (top, bottom, (ids, index)), (top2, bottom2, (_, index2)) = parts
+    absent, absent2 = np.zeros((len(top), index2.size)), np.zeros((len(top2), index.size))
+    return Contributions(
+        numerators=np.block([[top, absent], [absent2, -top2]]),
+        denominators=np.block([[bottom, absent], [absent2, bottom2]]),
+        cluster=np.concatenate([index, ids.size + index2]),
+        weights=np.concatenate([first.weights, second.weights]),
     )
 
 

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from offline_eval.validation import check_positive, checked, predictions, target_prediction, weights
+from offline_eval.validation import check_positive, checked, ones, predictions, target_prediction, weights
 from recrl.core.contracts import Contributions, Estimator, LoggedFeedback
 
 
@@ -31,7 +31,7 @@ class DM:
         """One term with denominator 1."""
         rows = checked(feedback)
         target = target_prediction(rows, self.name)
-        return Contributions(target[None], np.ones_like(target)[None], rows.cluster, weights(rows))
+        return Contributions(target[None], ones(target.size)[None], rows.cluster, weights(rows))
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,10 @@ class DR:
         rows = checked(feedback)
         w = weights(rows)
         target, logged = predictions(rows, self.name)
-        return Contributions((target + w * (rows.reward - logged))[None], np.ones_like(w)[None], rows.cluster, w)
+        numerator = rows.reward - logged
+        numerator *= w
+        numerator += target
+        return Contributions(numerator[None], ones(w.size)[None], rows.cluster, w)
 
 
 @dataclass(frozen=True)
@@ -70,12 +73,11 @@ class SNDR:
         rows = checked(feedback)
         w = weights(rows)
         target, logged = predictions(rows, self.name)
-        return Contributions(
-            numerators=np.stack([target, w * (rows.reward - logged)]),
-            denominators=np.stack([np.ones_like(w), w]),
-            cluster=rows.cluster,
-            weights=w,
-        )
+        numerators, denominators = np.empty((2, w.size)), np.empty((2, w.size))
+        numerators[0], denominators[0], denominators[1] = target, 1.0, w
+        np.subtract(rows.reward, logged, out=numerators[1])
+        numerators[1] *= w
+        return Contributions(numerators, denominators, rows.cluster, w)
 
 
 @dataclass(frozen=True)
@@ -99,8 +101,11 @@ class SwitchDR:
         rows = checked(feedback)
         w = weights(rows)
         target, logged = predictions(rows, self.name)
-        corrected = np.where(w <= self.threshold, w, 0.0)
-        return Contributions((target + corrected * (rows.reward - logged))[None], np.ones_like(w)[None], rows.cluster, w)
+        numerator = rows.reward - logged
+        numerator *= w
+        numerator *= w <= self.threshold
+        numerator += target
+        return Contributions(numerator[None], ones(w.size)[None], rows.cluster, w)
 
 
 REGISTRY: dict[str, Estimator] = {e.name: e for e in (DM(), DR(), SNDR(), SwitchDR())}

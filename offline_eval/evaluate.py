@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from offline_eval import sequential
+from offline_eval import retention, sequential
 from offline_eval.bandit import NCIS, SNIPS, Mean
+from offline_eval.censoring import RetentionLog
 from offline_eval.diagnostics import QUANTILES, Diagnostics, diagnose, weight_quantiles
 from offline_eval.intervals import Interval, Method, interval
 from offline_eval.registry import resolve
 from offline_eval.sequential import MeanReturn
-from offline_eval.validation import capped_weights, checked, vector
-from recrl.core.contracts import Array, Estimator, LoggedFeedback
+from offline_eval.validation import UndefinedError, capped_weights, checked, vector
+from recrl.core.contracts import Array, Contributions, Estimator, LoggedFeedback
+from recrl.core.errors import ConfigError
 
 ESTIMATES = pa.schema(
     [
@@ -80,7 +82,7 @@ def estimate(feedback: LoggedFeedback, estimator: Estimator, *, level: float = 0
     **Errors**: :class:`DataError` for feedback that cannot be used, or an undefined value.
     """
     contributions = estimator.contributions(feedback)
-    return Estimate(estimator.name, interval(contributions, level, method, seed=seed), diagnose(contributions))
+    return Estimate(estimator.name, interval(contributions, level, method, seed=seed), _diagnosed(estimator, contributions))
 
 
 def ncis(
@@ -142,7 +144,8 @@ def evaluate(
         method: see :mod:`offline_eval.intervals`.
         seed: seed of a bootstrap.
 
-    An undefined value (no overlap at all) is NaN with the verdict ``do not use``; anything else wrong with the feedback is an error.
+    An undefined value (no overlap at all, or weights beyond any meaning, as products over long sequences can be) is NaN with the
+    verdict ``do not use``; anything else wrong with the feedback is an error.
     """
     rows = checked(feedback)
     asked = [resolve(estimator) for estimator in estimators]
@@ -155,6 +158,36 @@ def evaluate(
     return Evaluation(pa.Table.from_pylist(records, schema=ESTIMATES), pa.table(shown, schema=WEIGHTS))
 
 
+def evaluate_retention(
+    feedback: RetentionLog,
+    days: Sequence[int],
+    estimators: Sequence[str] = ("naive_retention", "ipcw", "kaplan_meier"),
+    *,
+    policy: str = "target",
+    level: float = 0.95,
+    method: Method = "auto",
+    seed: int = 0,
+) -> Evaluation:
+    """Estimate the share of users back within each of ``days``, beside the logging policy's own (Kaplan-Meier with unit weights).
+
+    The signal in the tables is ``return_within_<k>_days``.
+
+    **Errors**: as those of :mod:`offline_eval.retention`; :class:`ConfigError` for an unknown estimator.
+    """
+    unknown = sorted({*estimators} - {*retention.REGISTRY})
+    if unknown:
+        what = f"unknown retention estimators {', '.join(unknown)}"
+        raise ConfigError(what, where="estimators", mend=f"choose from: {', '.join(retention.REGISTRY)}")
+    unweighted = replace(feedback, target_log_prob=feedback.behaviour_log_prob)
+    records = []
+    for day in days:
+        signal = f"return_within_{day}_days"
+        records.append(_record("logged", signal, unweighted, retention.KaplanMeier(day), level, method, seed))
+        asked = [type(retention.REGISTRY[name])(day) for name in estimators]  # type: ignore[call-arg]
+        records += [_record(policy, signal, feedback, estimator, level, method, seed) for estimator in asked]
+    return Evaluation(pa.Table.from_pylist(records, schema=ESTIMATES), WEIGHTS.empty_table())
+
+
 def combine(evaluations: Sequence[Evaluation]) -> Evaluation:
     """One pair of tables for several policies and signals; rows that recur (the logged mean, a policy's weights) are kept once."""
     return Evaluation(
@@ -163,11 +196,23 @@ def combine(evaluations: Sequence[Evaluation]) -> Evaluation:
     )
 
 
-def _record(
-    policy: str, signal: str, rows: LoggedFeedback, estimator: Estimator, level: float, method: Method, seed: int
-) -> dict[str, Any]:
-    contributions = estimator.contributions(rows)
+def _diagnosed(estimator: Estimator, contributions: Contributions) -> Diagnostics:
+    """Diagnostics; what rests on predictions alone is never trusted, since its interval does not show their error."""
     found = diagnose(contributions)
+    if estimator.name not in ("dm", "seq_dm") or found.verdict != "trust":
+        return found
+    return replace(found, verdict="caution", reasons=("predictions alone, whose error the interval does not show",))
+
+
+def _record(policy: str, signal: str, rows: Any, estimator: Any, level: float, method: Method, seed: int) -> dict[str, Any]:
+    try:
+        contributions = estimator.contributions(rows)
+    except UndefinedError as error:
+        size, users, nan = len(rows.cluster), np.unique(rows.cluster).size, float("nan")
+        hopeless = {"value": nan, "lower": nan, "upper": nan, "level": level, "interval": method, "rows": size, "users": users}
+        told = {"verdict": "do not use", "reasons": str(error).splitlines()[0]}
+        return {"policy": policy, "signal": signal, "estimator": estimator.name, **hopeless, **told}
+    found = _diagnosed(estimator, contributions)
     undefined = bool(np.any(np.asarray(contributions.denominators).sum(axis=-1) <= 0))
     nan = float("nan")
     result = Interval(nan, nan, nan, level, method, found.users, nan) if undefined else interval(contributions, level, method, seed=seed)

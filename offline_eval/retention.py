@@ -78,6 +78,8 @@ class IPCW:
         """Two terms: the linearised value, and a term of value 0 that guards against a single user."""
         log = checked_sessions(feedback, self.day)
         k, observed, lost = self.day, log.censoring.survival(self.day), log.censoring
+        if bool((observed[:, k] <= 0).any()):
+            nobody(k, "observed")
         until = np.minimum(log.days, k)
         back = log.returned & (log.days <= k)
         known = back | (log.days >= k)

@@ -16,7 +16,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from offline_eval.validation import MAX_LOG_WEIGHT, checked, finite, log_weights, refuse, vector
+from offline_eval.validation import MAX_LOG_WEIGHT, UndefinedError, checked, finite, log_weights, refuse, vector
 from recrl.core.contracts import LoggedFeedback
 from recrl.core.errors import DataError
 from recrl.core.objective import Signal
@@ -82,6 +82,7 @@ class Trajectories:
             "log of the trajectory's weight",
             "check that both policies score the same actions in the same units, shorten trajectories, or use capped_wis",
             where="LoggedFeedback, row {row}",
+            kind=UndefinedError,
         )
         return np.exp(self.log_ratio)
 

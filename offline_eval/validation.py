@@ -13,6 +13,11 @@ from recrl.core.errors import ConfigError, DataError
 
 Float64 = NDArray[np.float64]
 
+
+class UndefinedError(DataError):
+    """The log cannot tell the value at all: no overlap, weights beyond any meaning, or a day that it does not reach."""
+
+
 MAX_LOG_WEIGHT = 300.0
 """Uncapped log-weights beyond this (a ratio of 1e130) mean that the two densities do not describe the same action."""
 
@@ -56,20 +61,17 @@ def check_log_probs(feedback: LoggedFeedback, rows: int) -> tuple[Float64, Float
     **Errors**: :class:`DataError` for another shape, NaN, plus infinity, or a logged action with zero behaviour propensity.
     """
     target = same_length(vector(feedback.target_log_prob, "target_log_prob"), rows, "target_log_prob")
-    refuse(
-        np.isnan(target) | (target == np.inf),
-        target,
-        "target_log_prob",
-        "give natural logarithms; minus infinity is allowed and means weight 0",
-    )
+    # one number tells whether there is anything to look for; NaN fails every comparison
+    if rows and not target.max() < np.inf:
+        refuse(
+            np.isnan(target) | (target == np.inf),
+            target,
+            "target_log_prob",
+            "give natural logarithms; minus infinity is allowed and means weight 0",
+        )
     behaviour = same_length(vector(feedback.behaviour_log_prob, "behaviour_log_prob"), rows, "behaviour_log_prob")
-    refuse(
-        ~np.isfinite(behaviour),
-        behaviour,
-        "behaviour_log_prob",
-        "the logging policy took this action, so its propensity is positive: give its natural logarithm, or leave the row out",
-    )
-    return target, behaviour
+    mend = "the logging policy took this action, so its propensity is positive: give its natural logarithm, or leave the row out"
+    return target, finite(behaviour, "behaviour_log_prob", mend)
 
 
 def clusters(array: Any, rows: int) -> NDArray[np.int64]:
@@ -122,18 +124,27 @@ def weights(feedback: LoggedFeedback) -> Float64:
     **Errors**: :class:`DataError` where a weight is beyond any meaning (see :data:`MAX_LOG_WEIGHT`).
     """
     logs = log_weights(feedback)
-    refuse(
-        logs > MAX_LOG_WEIGHT,
-        logs,
-        "target_log_prob - behaviour_log_prob",
-        "check that both policies score the same action in the same units, or use an estimator with a cap (ncis, clipped_ips)",
-    )
-    return np.exp(logs)
+    if logs.max(initial=-np.inf) > MAX_LOG_WEIGHT:
+        refuse(
+            logs > MAX_LOG_WEIGHT,
+            logs,
+            "target_log_prob - behaviour_log_prob",
+            "check that both policies score the same action in the same units, or use an estimator with a cap (ncis, clipped_ips)",
+            kind=UndefinedError,
+        )
+    return np.exp(logs, out=logs)
 
 
 def capped_weights(feedback: LoggedFeedback, cap: float) -> Float64:
     """``min(weight, cap)`` of each row, ``(n,)``; taken in logarithms, so it never overflows."""
-    return np.exp(np.minimum(log_weights(feedback), np.log(cap)))
+    logs = log_weights(feedback)
+    np.minimum(logs, np.log(cap), out=logs)
+    return np.exp(logs, out=logs)
+
+
+def ones(size: int) -> Float64:
+    """Ones (size,), read-only, that take no memory."""
+    return np.broadcast_to(np.float64(1.0), size)
 
 
 def _prediction(rows: LoggedFeedback, field: str, name: str) -> Float64:
@@ -174,16 +185,26 @@ def same_length(array: NDArray[Any], rows: int, name: str, *, where: str = "Logg
     return array
 
 
-def finite(array: Float64, name: str) -> Float64:
+def finite(array: Float64, name: str, mend: str = "leave such rows out or fill them before evaluating") -> Float64:
     """``array`` if it holds neither NaN nor infinity."""
-    refuse(~np.isfinite(array), array, name, "leave such rows out or fill them before evaluating")
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = array.sum()
+    # a finite sum has finite terms; any other is looked into
+    if not np.isfinite(total):
+        refuse(~np.isfinite(array), array, name, mend)
     return array
 
 
-def refuse(bad: NDArray[np.bool_], array: Float64, name: str, mend: str, *, where: str = "LoggedFeedback.{name}[{row}]") -> None:
+def refuse(
+    bad: NDArray[np.bool_],
+    array: Float64,
+    name: str,
+    mend: str,
+    *,
+    where: str = "LoggedFeedback.{name}[{row}]",
+    kind: type[DataError] = DataError,
+) -> None:
     """Raise for the first row marked ``bad``."""
     if bool(bad.any()):
         row = int(np.argmax(bad))
-        raise DataError(
-            f"{name} is {array[row]} in row {row} ({int(bad.sum())} such rows)", where=where.format(name=name, row=row), mend=mend
-        )
+        raise kind(f"{name} is {array[row]} in row {row} ({int(bad.sum())} such rows)", where=where.format(name=name, row=row), mend=mend)

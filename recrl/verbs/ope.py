@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import numpy as np
+import pyarrow.parquet as pq
 import tyro
 
 from offline_eval import needs, resolve
@@ -14,7 +16,7 @@ from recrl.core.errors import ConfigError
 from recrl.core.runs import RunFolder
 from recrl.core.torch.devices import resolve_device
 from recrl.pipeline.data import DataOptions, load_store
-from recrl.pipeline.estimate import estimate
+from recrl.pipeline.estimate import EstimateConfig, estimate
 from recrl.pipeline.learn import LearnConfig, learn
 from recrl.pipeline.policies import BASELINES, fingerprint, named_policies, over_items
 from recrl.pipeline.setting import Setting
@@ -28,8 +30,11 @@ class OpeOptions:
     Attributes:
         source: a run folder with policies, or a saved policy; `popularity` and `random` are always estimated beside them.
         data: the log.
-        estimators: names of estimators.
+        estimators: names of estimators; those of sequences (`pdis`, `seq_dr`, ...) estimate the value of a session, those that
+            need predictions get them from behaviours predicted on training rows.
         level: nominal coverage of the intervals.
+        draws: items drawn from each policy a row, for predictions, overlap and reliability; 0 leaves all of them out.
+        retention_days: also estimate the share of users back within so many days, with censoring accounted for.
         behaviour_steps: training steps of the estimated logging policy.
         seed: of the estimated logging policy.
         device: `auto`, `cpu` or `cuda`.
@@ -41,6 +46,8 @@ class OpeOptions:
     data: Annotated[DataOptions, tyro.conf.arg(name="")] = DataOptions()
     estimators: tuple[str, ...] = ("ips", "snips", "ncis")
     level: float = 0.95
+    draws: int = 8
+    retention_days: tuple[int, ...] = ()
     behaviour_steps: int = 1_500
     seed: int = 0
     device: str = "cpu"
@@ -57,17 +64,19 @@ def ope(options: OpeOptions, talk: Talk) -> None:
     if not 0.0 < options.level < 1.0:
         raise ConfigError(f"level={options.level}", where="--level", mend="give a coverage between 0 and 1, for example 0.95")
     for estimator in options.estimators:
-        if missing := needs(resolve(estimator)):
-            raise ConfigError(
-                f"{estimator} needs {' and '.join(sorted(missing))}, which this verb does not make",
-                where="--estimators",
-                mend="use offline_eval from Python for it, or estimators of weights alone, e.g. snips",
-            )
+        if "predictions" in needs(resolve(estimator)) and options.draws < 1:
+            raise ConfigError(f"{estimator} needs predictions, and so drawn items", where="--draws", mend="give 8 or more")
+    if options.draws < 0 or any(day < 1 for day in options.retention_days):
+        found = f"draws={options.draws}, retention_days={list(options.retention_days)}"
+        raise ConfigError(found, where="recrl ope", mend="draws count from 0, days from 1")
+    config = EstimateConfig(options.estimators, options.level, options.draws, options.retention_days, options.seed)
     asked = {
         **options.data.asked(store),
         "policies": {name: fingerprint(policy) for name, policy in policies.items()},
         "estimators": list(options.estimators),
         "level": options.level,
+        "draws": options.draws,
+        "retention_days": list(options.retention_days),
         "behaviour_steps": options.behaviour_steps,
     }
     run = RunFolder.create(
@@ -87,16 +96,42 @@ def ope(options: OpeOptions, talk: Talk) -> None:
             policies,
             behaviour,
             run,
-            estimators=options.estimators,
-            level=options.level,
+            config=config,
             device=device,
             progress=stage("estimate", 0.5, 1.0),
         )
     talk.close()
     print_estimates(result.estimates.to_pylist(), talk, options.data.signal)
-    talk.say(f"{setting.known_test_share:.0%} of the test rows are of users seen in training")
+    unseen = unseen_rows(setting)
+    talk.say(f"of {unseen['rows']} test rows, {unseen['user_rows']} are of unseen users and {unseen['item_rows']} of unseen items")
+    told: dict[str, Any] = {
+        "run": str(run.path),
+        "known_test_share": setting.known_test_share,
+        "unseen": unseen,
+        "estimates": result.estimates.to_pylist(),
+    }
+    if options.draws:
+        for name in ("reliability", "overlap", "cohorts"):
+            told[name] = pq.read_table(run.path / "artifacts" / f"estimates_{name}.parquet").to_pylist()
+        holes = [f"{row['policy']}: {BANDS[row['group']]}" for row in told["overlap"] if row["hole"]]
+        talk.say("overlap holes: " + ("; ".join(holes) or "none"))
+        off = [row for row in told["reliability"] if abs(row["ratio"] - 1) > max(0.5, 3 * row["error"])]
+        if off:
+            talk.warn(f"the logging policy's propensities are off by more than half in {len(off)} of {len(told['reliability'])} bins")
     talk.say(f"run: {run.path}")
-    talk.result({"run": str(run.path), "known_test_share": setting.known_test_share, "estimates": result.estimates.to_pylist()})
+    talk.result(told)
+
+
+BANDS = ("items never shown in training", *(f"fifth {k} of items by rows in training (5 the most shown)" for k in range(1, 6)))
+"""What the groups of the table ``estimates_overlap`` are."""
+
+
+def unseen_rows(setting: Setting) -> dict[str, int]:
+    """Test rows, and those of users or items without a training row: what any policy scores from priors alone."""
+    item, user = (setting.split.test.column(name) for name in ("item", "user"))
+    trained = np.bincount(setting.split.train.column("item"), minlength=setting.log.n_items) > 0
+    known = setting.split.train.user_offsets.lengths > 0
+    return {"rows": int(item.size), "user_rows": int((~known[user]).sum()), "item_rows": int((~trained[item]).sum())}
 
 
 def print_estimates(rows: list[dict[str, object]], talk: Talk, signal: str) -> None:

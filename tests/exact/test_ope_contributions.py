@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import offline_eval
 from offline_eval.bootstrap import bootstrap_sums, poisson_sums, replicate_values
-from offline_eval.contributions import cluster_sums
+from offline_eval.contributions import between_logs, cluster_sums, standard_error, value
 from recrl.core.contracts import Contributions, LoggedFeedback
 
 
@@ -135,3 +135,16 @@ def test_difference_of_two_estimates_is_paired() -> None:
     assert offline_eval.standard_error(gain) < 0.3 * offline_eval.standard_error(logged)
     same = offline_eval.interval(offline_eval.difference(logged, logged))
     assert (same.value, same.standard_error) == (0.0, 0.0)
+
+
+def test_difference_between_logs_holds_both_errors() -> None:
+    """Its variance is the sum of the two, up to the factor (G - 1) / G of each; ids may recur in both logs."""
+    rng = np.random.default_rng(8)
+    one, two = (
+        Contributions(rng.random((k, n)), rng.random((k, n)) + 0.5, rng.integers(0, n // 4, n), np.ones(n)) for k, n in ((2, 400), (1, 900))
+    )
+    both = between_logs(one, two)
+    assert value(both) == pytest.approx(value(one) - value(two), abs=1e-12)
+    groups = [np.unique(c.cluster).size for c in (one, two, both)]
+    parts = [standard_error(c) ** 2 * g / (g - 1) for c, g in zip((one, two, both), groups, strict=True)]
+    assert parts[2] == pytest.approx(parts[0] + parts[1], rel=1e-12)

@@ -143,7 +143,7 @@ def test_sequences_stand_beside_the_mean_return() -> None:
         *(("target", "snips", 5000), ("target", "wpdis", 1000), ("target", "pdis", 1000)),
     ]
     assert rows[1]["value"] == pytest.approx(5 * rows[0]["value"])
-    assert {r["interval"] for r in rows} == {"delta"}
+    assert {r["interval"] for r in rows} == {"skew_t"}
     few = offline_eval.evaluate(healthy(users=50), ["snips"]).estimates.to_pylist()
     assert {r["interval"] for r in few} == {"skew_t"}
 

@@ -6,6 +6,7 @@ import json
 import runpy
 import sys
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -83,3 +84,18 @@ def test_the_benchmark_scores_every_estimator(monkeypatch: pytest.MonkeyPatch, c
     assert scored == ({*offline_eval.REGISTRY} - {"mean", "mean_return"}) | {*offline_eval.retention.REGISTRY}
     assert {row["world"] for row in result["rows"]} == {"bandit", "process", "heavy", "retention"}
     assert all(row["replications"] == 3 and row["rmse"] >= 0 for row in result["rows"])
+
+
+def test_the_simulators_benchmark_goes_on_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two logs of 7 policies; a second call reads both back, and the tables agree."""
+    out, tables = tmp_path / "logs.jsonl", []
+    for _ in range(2):
+        monkeypatch.setattr(sys, "argv", ["ope_simulator.py", "--json", "--small", "--out", str(out)])
+        runpy.run_path(str(REPOSITORY / "benchmarks" / "ope_simulator.py"), run_name="__main__")
+        tables.append(json.loads(capsys.readouterr().out)["table"])
+        assert len(out.read_text().splitlines()) == 2
+    assert tables[0] == tables[1]
+    assert tables[0]["item wpdis"]["cells"] == 7
+    assert tables[0]["item snips"]["rank"] > 0.5
