@@ -9,13 +9,15 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 from scipy.special import expit
-from sklearn.metrics import roc_auc_score
+from scipy.stats import rankdata
 
 from recrl.core.behaviours import BEHAVIOURS
 from recrl.core.errors import DataError
-from recrl_datasets import Sessions
+from recrl_datasets import Log, Sessions
 from simulators.fit import FittedWorld
 from simulators.law_fit import person_days
+from simulators.response_model import replay
+from simulators.trace import session_weekdays
 
 Float = NDArray[np.float64]
 SCHEMA = pa.schema(
@@ -26,7 +28,17 @@ SCHEMA = pa.schema(
         ("note", pa.string()),
     ]
 )
+RELIABILITY_SCHEMA = pa.schema(
+    [
+        ("behaviour", pa.string()),
+        ("bin", pa.int64()),
+        ("rows", pa.int64()),
+        *((name, pa.float64()) for name in ("predicted", "logged", "lower", "upper")),
+    ]
+)
+_WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 _Z95 = 1.959963984540054
+_BINS = 10
 _ENOUGH = 50
 _POSITIONS = 5
 
@@ -36,9 +48,10 @@ def calibration_table(fitted: FittedWorld, sessions: Sessions) -> pa.Table:
 
     Rows: ``rate`` of each behaviour and ``click_given`` it; ``auc`` and calibration error ``ece`` (ten bins of equal size);
     ``watch_seconds``; ``leave_hazard`` by request of a session; ``return_hazard`` by day, over all days at risk and by activity
-    group; ``eta_s``. Simulated values are the model's expectations on the very rows, requests and days at risk that the log holds,
-    so that no policy and no sampling noise comes between. Intervals are of the logged value, 95 %, clustered by user; AUC and ECE
-    have none (NaN).
+    group and weekday; ``eta_s``; ``delta_dow``. Simulated values are the model's expectations on the very rows, requests and days at
+    risk that the log holds, so that no policy and no sampling noise comes between; a model with a memory is given the user's earlier
+    rows, never the row itself. Intervals are of the logged value, 95 %, clustered by user; for ``auc`` of the AUC itself; ``ece`` has
+    none (NaN).
 
     **Errors**: :class:`DataError` for a log over other users or items, or without rows.
     """
@@ -55,6 +68,8 @@ def calibration_table(fitted: FittedWorld, sessions: Sessions) -> pa.Table:
         rows.append(
             _row("eta_s", "all", law.eta_s, law.eta_s_estimate, law.eta_s_interval, "used against estimated; observational, not identified")
         )
+    for name, effect, interval in zip(_WEEKDAYS, law.delta_dow, law.delta_dow_interval, strict=False):
+        rows.append(_row("delta_dow", name, effect, effect, interval, "estimated on the fitted users; few of each weekday"))
     return pa.Table.from_pylist(rows, schema=SCHEMA)
 
 
@@ -70,8 +85,8 @@ def _row(quantity: str, group: str, simulated: float, logged: float, interval: t
     }
 
 
-def _ratio(numerator: Float, denominator: Float, cluster: NDArray[np.integer]) -> tuple[float, tuple[float, float]]:
-    """``sum numerator / sum denominator`` with its delta-method interval, clustered."""
+def ratio(numerator: Float, denominator: Float, cluster: NDArray[np.integer]) -> tuple[float, tuple[float, float]]:
+    """``sum numerator / sum denominator`` with its delta-method 95 % interval, clustered."""
     total = float(denominator.sum())
     value = float(numerator.sum()) / total
     residual = np.bincount(cluster, weights=numerator - value * denominator)
@@ -79,13 +94,17 @@ def _ratio(numerator: Float, denominator: Float, cluster: NDArray[np.integer]) -
     return value, (value - half, value + half)
 
 
+def _predicted(fitted: FittedWorld, log: Log) -> tuple[Float, Float]:
+    """Marginals and P(behaviour and click) of each logged row, ``(n, 7)`` each."""
+    logits = replay(fitted.response, log)[0][:, : len(BEHAVIOURS)]
+    p = torch.sigmoid(logits)
+    return fitted.response.marginals(logits).double().numpy(), (p * p[:, :1]).double().numpy()
+
+
 def _response_rows(fitted: FittedWorld, sessions: Sessions) -> list[dict[str, Any]]:
     log, response = sessions.log, fitted.response
     user = log.column("user").astype(np.int64)
-    item = log.column("item").astype(np.int64)
-    logits = response.logits(torch.from_numpy(user), torch.from_numpy(item).unsqueeze(1))[:, 0]
-    p = response.marginals(logits).double().numpy()
-    joint = (torch.sigmoid(logits) * torch.sigmoid(logits[:, :1])).double().numpy()
+    p, joint = _predicted(fitted, log)
     ones = np.ones(log.n_rows)
     published = response.notes.rates_from == "published"
     rate_note = "rates are published ones, not this log's" if published else ""
@@ -96,32 +115,80 @@ def _response_rows(fitted: FittedWorld, sessions: Sessions) -> list[dict[str, An
         y = log.column(name).astype(np.float64)
         few = f"{int(y.sum())} positives" if y.sum() < _ENOUGH else ""
         note = "; ".join(x for x in (rate_note, few) if x)
-        out.append(_row("rate", name, float(p[:, k].mean()), *_ratio(y, ones, user), note))
+        out.append(_row("rate", name, float(p[:, k].mean()), *ratio(y, ones, user), note))
         if 0 < y.sum() < y.size:
-            out.append(_row("auc", name, float(roc_auc_score(y, p[:, k])), float("nan"), (float("nan"),) * 2, few))
-            out.append(_row("ece", name, _calibration_error(p[:, k], y), 0.0, (float("nan"),) * 2, note))
+            auc, half = clustered_auc(p[:, k], y, user)
+            out.append(_row("auc", name, auc, float("nan"), (auc - half, auc + half), few))
+            out.append(_row("ece", name, calibration_error(p[:, k], y), 0.0, (float("nan"),) * 2, note))
         if k and y.sum() > 0:
-            given = _ratio(y * log.column("click"), y, user)
+            given = ratio(y * log.column("click"), y, user)
             out.append(_row("click_given", name, float(joint[:, k].sum() / p[:, k].sum()), *given, note))
     if response.watch is not None and log.has("watch_seconds"):
         seconds = np.nan_to_num(log.column("watch_seconds").astype(np.float64))
-        out.append(_row("watch_seconds", "all", _expected_watch(fitted, user, item, sessions), *_ratio(seconds, ones, user)))
+        out.append(_row("watch_seconds", "all", _expected_watch(fitted, sessions), *ratio(seconds, ones, user)))
     return out
 
 
-def _expected_watch(fitted: FittedWorld, user: NDArray[np.int64], item: NDArray[np.int64], sessions: Sessions) -> float:
+def reliability_table(fitted: FittedWorld, log: Log) -> pa.Table:
+    """Predicted against logged shares of each behaviour in ten bins of equal size, from the least to the most likely rows.
+
+    Intervals are of the logged share, 95 %, clustered by user.
+    """
+    p, _ = _predicted(fitted, log)
+    user = log.column("user").astype(np.int64)
+    out = []
+    for k, name in enumerate(BEHAVIOURS):
+        if not log.has(name):
+            continue
+        y = log.column(name).astype(np.float64)
+        for number, part in enumerate(_bins(p[:, k])):
+            logged, (lower, upper) = ratio(y[part], np.ones(part.size), user[part])
+            row = {"behaviour": name, "bin": number, "rows": part.size, "predicted": float(p[part, k].mean())}
+            out.append(row | {"logged": logged, "lower": lower, "upper": upper})
+    return pa.Table.from_pylist(out, schema=RELIABILITY_SCHEMA)
+
+
+def clustered_auc(score: Float, y: Float, cluster: NDArray[np.integer]) -> tuple[float, float]:
+    """Area under the ROC curve, and half its 95 % interval when rows of a cluster depend on each other.
+
+    **Assumptions**: independent clusters, many of them.
+
+    **Source**: placements of DeLong et al., Biometrics 1988; summed by cluster as Obuchowski, Biometrics 1997.
+    """
+    auc, influence = auc_influence(score, y, cluster)
+    return auc, _Z95 * float(np.sqrt((influence**2).sum()))
+
+
+def auc_influence(score: Float, y: Float, cluster: NDArray[np.integer]) -> tuple[float, Float]:
+    """The area, and what each cluster adds to its error: differences of two models' contributions give a paired interval."""
+    good = y > 0
+    n, m = int(good.sum()), int((~good).sum())
+    # placements: the share of the other kind that a row outranks, ties count half
+    rank, place = rankdata(score), np.empty(score.size)
+    place[good] = (rank[good] - rankdata(score[good])) / m
+    place[~good] = 1.0 - (rank[~good] - rankdata(score[~good])) / n
+    auc = float(place[good].mean())
+    share: Float = (place - auc) / np.where(good, n, m)
+    return auc, np.asarray(np.bincount(cluster, weights=share), dtype=np.float64)
+
+
+def _expected_watch(fitted: FittedWorld, sessions: Sessions) -> float:
     """Mean seconds given what the log says happened."""
-    law, response = fitted.response.watch, fitted.response
+    law = fitted.response.watch
     assert law is not None
-    bias = response.users[user, -1] + response.items[item, -1]
+    bias = replay(fitted.response, sessions.log)[0][:, -1]
     state = (sessions.log.feedback_bits() & 3).astype(np.int64)
     mean, spread = np.asarray(law.mean)[state], np.asarray(law.spread)[state]
     return float(np.expm1(mean + bias.double().numpy() + spread**2 / 2).mean())
 
 
-def _calibration_error(p: Float, y: Float) -> float:
-    parts = np.array_split(np.argsort(p, kind="stable"), 10)
-    return float(sum(abs(p[part].mean() - y[part].mean()) * part.size for part in parts if part.size) / p.size)
+def calibration_error(p: Float, y: Float) -> float:
+    """Mean distance between predicted and logged shares over ten bins of equal size."""
+    return float(sum(abs(p[part].mean() - y[part].mean()) * part.size for part in _bins(p)) / p.size)
+
+
+def _bins(p: Float) -> list[NDArray[np.intp]]:
+    return [part for part in np.array_split(np.argsort(p, kind="stable"), _BINS) if part.size]
 
 
 def _leave_rows(fitted: FittedWorld, sessions: Sessions) -> list[dict[str, Any]]:
@@ -135,7 +202,7 @@ def _leave_rows(fitted: FittedWorld, sessions: Sessions) -> list[dict[str, Any]]
     for k in range(_POSITIONS + 1):
         here = traced.known & ((traced.position == k) if k < _POSITIONS else (traced.position >= k))
         if here.any():
-            logged = _ratio(traced.last[here].astype(np.float64), np.ones(int(here.sum())), cluster[here])
+            logged = ratio(traced.last[here].astype(np.float64), np.ones(int(here.sum())), cluster[here])
             group = f"request {k + 1}" + ("" if k < _POSITIONS else " and later")
             out.append(_row("leave_hazard", group, float(hazard[here].mean()), *logged, note))
     return out
@@ -149,7 +216,8 @@ def _return_rows(fitted: FittedWorld, sessions: Sessions) -> list[dict[str, Any]
     code = fitted.groups[sessions.user[row]]
     effect = np.asarray([*law.group_effects, 0.0])[code]
     score = law.score(traced.end_deviation[row], traced.memory[row], effect)
-    hazard = expit(np.asarray(law.day_logits)[day - 1] + score)
+    weekday = session_weekdays(sessions)[row]
+    hazard = expit(np.asarray(law.day_logits)[day - 1] + score + law.calendar(weekday)[np.arange(row.size), day - 1])
     note = "" if law.source.startswith("fitted") else law.source
     ones, cluster = np.ones(row.size), sessions.user[row]
 
@@ -157,13 +225,15 @@ def _return_rows(fitted: FittedWorld, sessions: Sessions) -> list[dict[str, Any]
         if here.any():
             users = len(np.unique(cluster[here]))
             why = note or (f"{users} users" if users < _ENOUGH else "")
-            out.append(_row("return_hazard", group, float(hazard[here].mean()), *_ratio(y[here], ones[here], cluster[here]), why))
+            out.append(_row("return_hazard", group, float(hazard[here].mean()), *ratio(y[here], ones[here], cluster[here]), why))
 
     out: list[dict[str, Any]] = []
     for k in range(1, law.max_days + 1):
         add(f"day {k}", day == k)
     for g, name in enumerate(law.group_names):
         add(name, code == g)
+    for w, name in enumerate(_WEEKDAYS if law.delta_dow else ()):
+        add(name, (weekday + day) % 7 == w)
     return out
 
 
@@ -175,5 +245,6 @@ def verdict(table: pa.Table) -> str:
         f"{inside} of {len(rows)} fitted quantities lie within the held-out 95 % intervals" if rows else "nothing fitted could be checked"
     )
     return (
-        f"{judged}; not for forecasts of absolute retention, nor of any effect of satisfaction on return, which the log does not identify"
+        f"{judged}; do not use it for forecasts of absolute retention, nor for any effect of satisfaction on return, "
+        "which the log does not identify: eta_s is a scenario, named with every result"
     )

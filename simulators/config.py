@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
 from recrl.core.errors import ConfigError
+from simulators.drift import DriftConfig
 
 WorldAction = Literal["item", "slate", "fusion_weights", "embedding"]
 Scenario = Literal["fitted", "weak", "strong"]
@@ -36,7 +37,8 @@ class WorldConfig:
         slate_reward: whether behaviours and watch time are averaged or summed over the slate.
         request_seconds: time a request takes on the user's clock.
         observe_scores: add ``candidates`` and their predicted behaviours to the observation.
-        truth: put true probabilities and hazards into ``Outcome.truth``.
+        truth: put true probabilities, hazards and the state of the drift into ``Outcome.truth``.
+        drift: how the world changes with the calendar; not at all by default.
     """
 
     action_kind: WorldAction = "fusion_weights"
@@ -50,6 +52,7 @@ class WorldConfig:
     request_seconds: float = 30.0
     observe_scores: bool = False
     truth: bool = True
+    drift: DriftConfig = DriftConfig()
 
     def __post_init__(self) -> None:
         for name, kinds in (("action_kind", get_args(WorldAction)), ("scenario", get_args(Scenario)), ("slate_reward", ("mean", "sum"))):

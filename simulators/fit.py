@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -20,15 +20,22 @@ from recrl.core.files import atomic_path, read_json, write_json
 from recrl.core.objective import Objective
 from recrl.core.streams import Purpose, Streams
 from recrl_datasets import Log, Sessions, Store
+from simulators.boosted_fit import BoostedConfig, SideFeatures, fit_boosted
+from simulators.boosted_response import BoostedResponse
 from simulators.config import WorldConfig
 from simulators.law_fit import fit_leave, fit_retention
 from simulators.leave import LeaveLaw
 from simulators.response import LatentResponse
 from simulators.response_fit import ResponseConfig, fit_response
+from simulators.response_model import ResponseModel, load_response
 from simulators.retention import RetentionLaw
 from simulators.satisfaction import Satisfaction
+from simulators.sequence_fit import SequenceConfig, fit_sequence
 from simulators.trace import Trace, trace
 from simulators.world import RetentionWorld, mean_satisfaction
+
+ModelKind = Literal["latent", "sequence", "boosted"]
+"""Response models by name."""
 
 _REFERENCE_ITEMS = 256
 _LEAST_GROUP = 50
@@ -39,7 +46,10 @@ class FitConfig:
     """What is taken from the log, and what is stated.
 
     Attributes:
-        response: the response model.
+        model: who answers: ``latent`` factors, a ``sequence``-encoded user, or ``boosted`` trees.
+        response: how the latent model is fitted.
+        sequence: how the sequence model is fitted.
+        boosted: how the trees are fitted.
         satisfaction: how feedback becomes satisfaction; never fitted.
         leave: session depth from the ``log``, or a ``synthetic`` law of ``mean_depth``.
         mean_depth: requests in a session under the synthetic law.
@@ -47,7 +57,10 @@ class FitConfig:
         max_days: days after which an absent user counts as churned (fitted law).
     """
 
+    model: ModelKind = "latent"
     response: ResponseConfig = field(default_factory=ResponseConfig)
+    sequence: SequenceConfig = field(default_factory=SequenceConfig)
+    boosted: BoostedConfig = field(default_factory=BoostedConfig)
     satisfaction: Satisfaction = field(default_factory=Satisfaction)
     leave: Literal["log", "synthetic"] = "log"
     mean_depth: float = 6.0
@@ -55,6 +68,8 @@ class FitConfig:
     max_days: int = 10
 
     def __post_init__(self) -> None:
+        if self.model not in get_args(ModelKind):
+            raise ConfigError(f"model={self.model!r}", where="FitConfig.model", mend=f"choose one of {', '.join(get_args(ModelKind))}")
         if self.leave not in ("log", "synthetic") or self.retention not in ("log", "published"):
             raise ConfigError(
                 f"leave={self.leave!r}, retention={self.retention!r}", where="FitConfig", mend="choose log, or synthetic / published"
@@ -65,7 +80,13 @@ class FitConfig:
     @classmethod
     def ratings(cls) -> FitConfig:
         """For logs of ratings such as MovieLens: tastes from the log; rates, depth and return stated, because such a log has none."""
-        return cls(response=ResponseConfig(rates="published"), leave="synthetic", retention="published")
+        return cls(
+            response=ResponseConfig(rates="published"),
+            sequence=SequenceConfig(rates="published"),
+            boosted=BoostedConfig(rates="published"),
+            leave="synthetic",
+            retention="published",
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +97,7 @@ class FittedWorld:
     ``exposures`` (n_items,) int64 rows of each item in the log.
     """
 
-    response: LatentResponse
+    response: ResponseModel
     leave: LeaveLaw
     retention: RetentionLaw
     satisfaction: Satisfaction
@@ -96,7 +117,11 @@ class FittedWorld:
         item_vectors: Tensor | None = None,
         device: torch.device | str = "cpu",
     ) -> RetentionWorld:
-        """A world of these users; see :class:`simulators.world.RetentionWorld`."""
+        """A world of these users; see :class:`simulators.world.RetentionWorld`.
+
+        Without a ``scorer``, the platform knows the tastes as the log left them (``response.platform()``).
+        """
+        scorer = self.response.platform() if scorer is None else scorer
         return RetentionWorld(
             config,
             self.response,
@@ -139,6 +164,8 @@ class FittedWorld:
             out.append(f"no factors of their own (too few positives): {', '.join(notes.intercept_only)}")
         if notes.taste_spread < 0.05:
             out.append("the log tells no personal taste beyond user and item biases: item vectors are near 0")
+        if isinstance(self.response, BoostedResponse):
+            out.append(f"trees are tabulated by user group: P(click) is off by {self.response.table_error:.3f} (root mean square)")
         return tuple(out)
 
     def save(self, folder: Path | str) -> None:
@@ -170,7 +197,7 @@ class FittedWorld:
         try:
             tables = load_file(folder / "tables.safetensors")
             return cls(
-                LatentResponse.load(folder),
+                load_response(folder),
                 from_dict(LeaveLaw, data["leave"], where="world.json"),
                 from_dict(RetentionLaw, data["retention"], where="world.json"),
                 from_dict(Satisfaction, data["satisfaction"], where="world.json"),
@@ -204,6 +231,8 @@ def fit_world(
     *,
     sessions: Sessions | None = None,
     groups: tuple[NDArray[np.int64], tuple[str, ...]] | None = None,
+    sides: SideFeatures | None = None,
+    weights: NDArray[np.float64] | None = None,
     config: FitConfig = FitConfig(),
     seed: int = 0,
     device: torch.device | str = "cpu",
@@ -215,6 +244,8 @@ def fit_world(
         log: training rows.
         sessions: sessions of these rows; needed where leaving or returning is fitted.
         groups: activity groups as :func:`activity_groups` gives them.
+        sides: what is known of users and items besides the rows; read by the boosted model alone.
+        weights: (n_users,) how often each user counts, all positive; 1 without.
         config: what is fitted and what is stated; :meth:`FitConfig.ratings` for logs of ratings.
         seed: of initial values and the order of batches.
         device: where responses are fitted; what was fitted is on the CPU.
@@ -234,7 +265,7 @@ def fit_world(
     codes, names = groups if groups is not None else (np.full(log.n_users, -1, dtype=np.int64), ())
     if codes.shape != (log.n_users,):
         raise DataError(f"groups has shape {codes.shape}", where="fit_world: groups", mend=f"give one code for each of {log.n_users} users")
-    response = fit_response(log, config.response, seed=seed, device=device, progress=lambda share, what: tell(0.8 * share, what))
+    response = _fit_model(log, sides, weights, config, seed, device, lambda share, what: tell(0.8 * share, what))
     # the exposure that "baseline" means: items as often as the log showed them
     rows = Streams(seed).integers(log.n_rows, np.arange(_REFERENCE_ITEMS), 0, Purpose.CANDIDATES)
     reference = torch.from_numpy(log.column("item")[rows].astype(np.int64))
@@ -253,11 +284,17 @@ def fit_world(
         )
         if config.leave == "log":
             tell(0.9, "leave law")
-            leave = fit_leave(sessions, traced, half_life_days=leave.fatigue_half_life_days)
+            leave = fit_leave(sessions, traced, half_life_days=leave.fatigue_half_life_days, weights=weights)
         if config.retention == "log":
             tell(0.95, "return law")
             retention = fit_retention(
-                sessions, traced, groups=codes, group_names=names, max_days=config.max_days, memory_decay=retention.memory_decay
+                sessions,
+                traced,
+                groups=codes,
+                group_names=names,
+                max_days=config.max_days,
+                memory_decay=retention.memory_decay,
+                weights=weights,
             )
     tell(1.0, "simulator fitted")
     return FittedWorld(
@@ -272,3 +309,19 @@ def fit_world(
         log.content_hash,
         seed,
     )
+
+
+def _fit_model(
+    log: Log,
+    sides: SideFeatures | None,
+    weights: NDArray[np.float64] | None,
+    config: FitConfig,
+    seed: int,
+    device: torch.device | str,
+    progress: Progress,
+) -> ResponseModel:
+    if config.model == "boosted":
+        return fit_boosted(log, config.boosted, sides=sides, weights=weights, seed=seed, progress=progress)
+    if config.model == "sequence":
+        return fit_sequence(log, config.sequence, weights=weights, seed=seed, device=device, progress=progress)
+    return fit_response(log, config.response, weights=weights, seed=seed, device=device, progress=progress)

@@ -10,15 +10,21 @@ from recrl_datasets import Sessions
 from simulators.leave import LeaveLaw
 from simulators.logistic import fit_logistic
 from simulators.retention import RetentionLaw
-from simulators.trace import Trace
+from simulators.trace import Trace, session_weekdays
 
 Float = NDArray[np.float64]
+# calendar days that were observed after the log's first: each weekday twice
+_TWO_WEEKS = 13
 
 
-def fit_leave(sessions: Sessions, traced: Trace, *, half_life_days: float, max_requests: int = 300) -> LeaveLaw:
+def fit_leave(
+    sessions: Sessions, traced: Trace, *, half_life_days: float, max_requests: int = 300, weights: Float | None = None
+) -> LeaveLaw:
     """Logistic regression of "the session ended here" on position, fatigue and satisfaction, one row a request.
 
     A satisfaction effect of the wrong sign is set to 0; its estimate and interval stay in the law.
+
+    **Shapes**: ``weights`` (n_users,) how often each user counts, 1 without.
 
     **Errors**: :class:`DataError` where no session ends, or none goes on.
     """
@@ -38,7 +44,8 @@ def fit_leave(sessions: Sessions, traced: Trace, *, half_life_days: float, max_r
         )
     used = [name for name, values in columns.items() if float(values.std()) > 1e-9]
     x = np.column_stack([np.ones(y.size), *(columns[name] for name in used)])
-    fit = fit_logistic(x, y, sessions.user[traced.session][keep], where="fit_leave")
+    user = sessions.user[traced.session][keep]
+    fit = fit_logistic(x, y, user, where="fit_leave", weights=None if weights is None else weights[user])
     effect = {name: float(fit.coefficients[1 + k]) for k, name in enumerate(used)}
     place = used.index("satisfaction") + 1 if "satisfaction" in used else None
     return LeaveLaw(
@@ -75,13 +82,18 @@ def fit_retention(
     group_names: tuple[str, ...] = (),
     max_days: int = 10,
     memory_decay: float = 0.5,
+    weights: Float | None = None,
 ) -> RetentionLaw:
     """Maximum likelihood of the discrete-time hazard, with censoring: a logistic regression over days at risk.
 
     Days on which nobody (or everybody) returned share the intercept of the day before; groups of which no day was seen get effect 0.
-    The satisfaction effect is constrained to at least 0 in the law that is used; its estimate and interval stay beside it.
+    The satisfaction effect is constrained to at least 0 in the law that is used; its estimate and interval stay beside it. Weekdays
+    get effects where every one was at risk, with and without returns, in a log of two weeks or more.
 
-    **Shapes**: ``groups`` (n_users,) codes into ``group_names``, -1 for none.
+    **When it fails**: few weeks hold few Mondays: what happened on those days is part of Monday's effect, and its interval, clustered
+    by user, does not know it.
+
+    **Shapes**: ``groups`` (n_users,) codes into ``group_names``, -1 for none; ``weights`` (n_users,) how often each user counts, 1 without.
 
     **Errors**: :class:`DataError` where no return was observed.
     """
@@ -107,13 +119,22 @@ def fit_retention(
         for g in (g for g in range(len(group_names)) if share[g] > 0 and g != int(share.argmax())):
             names.append(("group", g))
             columns.append((code == g).astype(np.float64))
-    fit = fit_logistic(np.column_stack(columns), y, sessions.user[row], where="fit_retention")
+    weekday = (session_weekdays(sessions)[row] + day) % 7
+    if _weekdays_told(sessions, weekday, y):
+        # Monday is the reference; effects are centred below
+        for w in range(1, 7):
+            names.append(("weekday", w))
+            columns.append((weekday == w).astype(np.float64))
+    user = sessions.user[row]
+    fit = fit_logistic(np.column_stack(columns), y, user, where="fit_retention", weights=None if weights is None else weights[user])
     found = dict(zip(names, fit.coefficients, strict=True))
     effects = np.array([found.get(("group", g), 0.0) for g in range(len(group_names))])
     centre = float(share @ effects)
     eta = found.get(("satisfaction", 0))
+    weekdays = [fit.contrast(_weekday_contrast(names, w)) for w in range(7)] if ("weekday", 1) in found else []
+    level = centre + sum(found.get(("weekday", w), 0.0) for w in range(1, 7)) / 7
     return RetentionLaw(
-        day_logits=tuple(float(found["day", int(of_day[k])]) + centre for k in range(max_days)),
+        day_logits=tuple(float(found["day", int(of_day[k])] + level) for k in range(max_days)),
         group_effects=tuple(np.where(share > 0, effects - centre, 0.0).tolist()),
         group_names=group_names,
         eta_s=max(0.0, float(eta or 0.0)),
@@ -122,8 +143,21 @@ def fit_retention(
         eta_m=float(found.get(("memory", 0), 0.0)),
         memory_mean=traced.memory_mean,
         memory_decay=memory_decay,
+        delta_dow=tuple(value for value, _ in weekdays),
+        delta_dow_interval=tuple(interval for _, interval in weekdays),
         source=f"fitted to {int(y.sum())} returns over {y.size} days at risk, sessions by {sessions.rule}",
     )
+
+
+def _weekdays_told(sessions: Sessions, weekday: NDArray[np.int64], y: Float) -> bool:
+    at_risk, returned = np.bincount(weekday, minlength=7), np.bincount(weekday, weights=y, minlength=7)
+    span = int(sessions.exposure_whole_days.max(initial=0))
+    return span >= _TWO_WEEKS and bool(((returned > 0) & (returned < at_risk)).all())
+
+
+def _weekday_contrast(names: list[tuple[str, int]], weekday: int) -> Float:
+    """The coefficient of a weekday less the mean of all seven, of which Monday's is 0."""
+    return np.array([float(name == ("weekday", weekday)) - (1 / 7 if name[0] == "weekday" else 0.0) for name in names])
 
 
 def _day_columns(day: NDArray[np.int64], y: Float, max_days: int) -> NDArray[np.int64]:

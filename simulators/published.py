@@ -30,3 +30,9 @@ CLICK_GIVEN: Final[dict[str, float]] = {
 
 RETURN_HAZARDS: Final[tuple[float, ...]] = (0.617, 0.432, 0.362, 0.341, 0.338, 0.347, 0.358, 0.371, 0.362, 0.363)
 """P(return on day k | not before), k = 1..10, over completed gaps between calendar-day sessions."""
+
+GAP_COUNTS: Final[tuple[int, ...]] = (
+    *(236_935, 63_521, 30_238, 18_152, 11_890, 8_076, 5_428, 3_622),
+    *(2_222, 1_420, 937, 582, 417, 272, 212, 71),
+)
+"""Completed gaps of 1..16 days behind these hazards."""

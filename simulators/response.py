@@ -102,10 +102,18 @@ class LatentResponse:
         as_float = [x.detach().to(torch.float32).contiguous() for x in (users, items, intercepts, loadings, off_click)]
         self.users, self.items, self.intercepts, self.loadings, self.off_click = as_float
         self.watch, self.notes = watch, notes
-        # what a request gathers: intercepts folded into the user rows
+        # what a request gathers: intercepts folded into the user rows, vectors apart from biases
         self._user_rows = self.users.clone()
         self._user_rows[:, self.dim : self.dim + f] += self.intercepts
+        self._user_parts, self._item_parts = (
+            (rows[:, : self.dim].contiguous(), rows[:, self.dim :].contiguous()) for rows in (self._user_rows, self.items)
+        )
         self._load = torch.cat([self.loadings, self.loadings.new_zeros(1)])
+
+    @property
+    def memory_size(self) -> int:
+        """0: tastes do not change with what was shown."""
+        return 0
 
     @property
     def dim(self) -> int:
@@ -151,6 +159,30 @@ class LatentResponse:
         user = user_rows.unsqueeze(1)
         taste = (item_rows[..., :d] * user[..., :d]).sum(-1, keepdim=True)
         return (item_rows[..., d:] + user[..., d:]).addcmul_(taste, self._load)
+
+    def initial_memory(self, user: Tensor) -> Tensor:
+        """Nothing: ``(B, 0)``."""
+        return torch.zeros(len(user), 0, device=self.device)
+
+    def advance(self, memory: Tensor, items: Tensor, feedback: Tensor) -> Tensor:
+        """The same nothing."""
+        return memory
+
+    def request_logits(self, user: Tensor, memory: Tensor, items: Tensor) -> Tensor:
+        """Log-odds and watch bias as from :meth:`logits_of_rows`, ``(B, C, 8)``; in memory, items come before users.
+
+        Long runs: for each item, one run over all users and their vectors.
+        """
+        (b, c), d = items.shape, self.dim
+        row, item = _or_unknown(user, self.n_users), _or_unknown(items.t().contiguous(), self.n_items).view(-1)
+        vectors, biases = (part.index_select(0, row) for part in self._user_parts)
+        taste = self._item_parts[0].index_select(0, item).view(c, b, d).mul_(vectors).sum(2, keepdim=True)
+        logits = self._item_parts[1].index_select(0, item).view(c, b, WIDTH).add_(biases)
+        return logits.addcmul_(taste, self._load).transpose(0, 1)
+
+    def platform(self) -> LatentResponse:
+        """What ranks where a world is given no scorer: the model itself."""
+        return self
 
     def logits(self, users: Tensor, items: Tensor) -> Tensor:
         """Log-odds of click and, given a click, of the other behaviours: ``(B,)``, ``(B, C)`` -> ``(B, C, 7)``."""

@@ -16,7 +16,8 @@ from recrl.core.errors import ConfigError, DataError
 from recrl.core.streams import Purpose, Streams
 from recrl_datasets import Log
 from simulators.published import CLICK_GIVEN, RATES
-from simulators.response import WIDTH, LatentResponse, ResponseNotes, WatchLaw, calibrated
+from simulators.rates import rate_shifts
+from simulators.response import WIDTH, LatentResponse, ResponseNotes, WatchLaw
 
 F = len(BEHAVIOURS)
 # precision of the normal prior that holds the loadings near 1, in shares of all rows: without it they would take over the vectors' scale
@@ -59,6 +60,7 @@ def fit_response(
     log: Log,
     config: ResponseConfig = ResponseConfig(),
     *,
+    weights: NDArray[np.float64] | None = None,
     seed: int = 0,
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
@@ -66,74 +68,132 @@ def fit_response(
     """Fit users' responses to the rows of ``log``, on ``device``; what was fitted is on the CPU.
 
     The loss of a row is the cross-entropy of the click and, where it was clicked, of the conditional behaviours, plus normal
-    priors on vectors and biases; single-threaded runs on CPU repeat bit for bit. Users and items without rows get the mean row.
+    priors on vectors and biases; single-threaded runs on CPU repeat bit for bit. Items without rows get the mean row. So do users, with
+    biases moved until a log of unknown users would have the same rates: users with many rows differ from those with few.
+
+    **Shapes**: ``weights`` (n_users,) how often each user counts, 1 without; a user's own vector sees all of its rows whatever they are.
 
     **Errors**: :class:`DataError` for an empty log or one without clicks and non-clicks.
     """
-    rows = _Rows.of(log)
-    # a conditional behaviour has the clicked rows to be learned from, the click all rows
-    seen = [rows.n, *[rows.clicks] * (F - 1)]
-    factored = [k for k in range(F) if min(rows.positives[k], seen[k] - rows.positives[k]) >= config.min_positives]
-    if 0 not in factored:
-        raise DataError(
-            f"{rows.positives[0]} clicks in {rows.n} rows are too few to fit",
-            where="fit_response: column click",
-            mend=f"give a log with at least {config.min_positives} clicks and as many rows without",
-        )
+    rows = LoggedRows.of(log, weights)
+    factored = rows.factored(config.min_positives)
     model = _descend(rows, log.n_users, log.n_items, factored, config, seed, device, progress)
-    users, items = _mean_where_unseen(model.users, rows.user), _mean_where_unseen(model.items, rows.item)
-    watch = _fit_watch(log, rows, users, items) if log.has("watch_seconds") else None
-    notes = ResponseNotes(
-        source=f"log {log.content_hash[:12]}",
-        intercept_only=tuple(name for k, name in enumerate(BEHAVIOURS) if k not in factored),
-        positives=tuple(int(x) for x in rows.totals),
-        rows=rows.n,
-        taste_spread=float((users[rows.user, : config.dim] * items[rows.item, : config.dim]).sum(1).std()),
-    )
-    raw = LatentResponse(users, items, torch.zeros(F), model.loadings, torch.zeros(F), watch, notes)
-    rates, click_given = (RATES, CLICK_GIVEN) if config.rates == "published" else rows.rates()
-    return calibrated(raw, rows.user, rows.item, rates, click_given, config.rates)
+    users, items = mean_where_unseen(model.users, rows.user), mean_where_unseen(model.items, rows.item)
+    watch = fit_watch(log, rows, users, items) if log.has("watch_seconds") else None
+    spread = float((users[rows.user, : config.dim] * items[rows.item, : config.dim]).sum(1).std())
+    users, intercepts, off_click = _calibrated(users, items, model.loadings, rows, rows.targets(config.rates))
+    notes = rows.notes(log, config.rates, factored, spread)
+    return LatentResponse(users, items, intercepts, model.loadings, off_click, watch, notes)
 
 
 @dataclass(frozen=True, eq=False)
-class _Rows:
+class LoggedRows:
+    """The rows of a log as tensors.
+
+    **Shapes**: ``user``, ``item`` (n,) int64; ``happened`` (n, 7) float32; ``weight`` (n,) float32, that of the row's user, and
+    ``user_weight`` (n_users,), both 1 on average; ``positives`` (7,) clicks, then conditional behaviours among clicked rows; ``totals``
+    (7,) of all rows.
+    """
+
     user: Tensor
     item: Tensor
-    happened: Tensor  # (n, 7) float32
-    positives: NDArray[np.int64]  # clicks; then conditional behaviours among clicked rows
+    happened: Tensor
+    weight: Tensor
+    user_weight: Tensor
+    positives: NDArray[np.int64]
     totals: NDArray[np.int64]
 
     @property
     def n(self) -> int:
+        """Number of rows."""
         return int(self.user.shape[0])
 
-    @property
-    def clicks(self) -> int:
-        return int(self.positives[0])
-
     @classmethod
-    def of(cls, log: Log) -> _Rows:
+    def of(cls, log: Log, weights: NDArray[np.float64] | None = None) -> LoggedRows:
+        """The rows of ``log``.
+
+        **Errors**: :class:`DataError` for a log without rows or clicks, and weights that do not fit.
+        """
         if log.n_rows == 0:
             raise DataError("the log holds no rows", where="fit_response: log", mend="check the split fractions or the filter")
         if not log.has("click"):
             raise DataError(
                 "the log has no column 'click'", where="fit_response: log", mend="map one: which rows did the user respond to at all?"
             )
+        of_user = np.ones(log.n_users) if weights is None else np.asarray(weights, dtype=np.float64)
+        if of_user.shape != (log.n_users,) or not bool((of_user > 0).all()):
+            raise DataError(
+                f"weights of shape {of_user.shape} for {log.n_users} users",
+                where="fit_response: weights",
+                mend="give each user a positive number",
+            )
+        user = log.column("user").astype(np.int64)
+        weight = of_user[user]
         bits = torch.from_numpy(log.feedback_bits().astype(np.int64))
         happened = ((bits.unsqueeze(1) >> torch.arange(F)) & 1).to(torch.float32)
         clicked = happened[:, 0] == 1
         return cls(
-            torch.from_numpy(log.column("user").astype(np.int64)),
+            torch.from_numpy(user),
             torch.from_numpy(log.column("item").astype(np.int64)),
             happened,
+            torch.from_numpy(weight / weight.mean()).float(),
+            torch.from_numpy(of_user / weight.mean()).float(),
             happened[clicked].sum(0).long().numpy(),
             happened.sum(0).long().numpy(),
         )
 
-    def rates(self) -> tuple[dict[str, float], dict[str, float]]:
-        share = {name: float(self.totals[k]) / self.n for k, name in enumerate(BEHAVIOURS)}
-        given = {name: float(self.positives[k]) / float(self.totals[k]) for k, name in enumerate(BEHAVIOURS) if k and self.totals[k]}
-        return share, given
+    def factored(self, min_positives: int) -> list[int]:
+        """Behaviours that were seen often enough, both ways, for factors of their own.
+
+        **Errors**: :class:`DataError` where clicks are not among them.
+        """
+        # a conditional behaviour has the clicked rows to be learned from, the click all rows
+        seen = [self.n, *[int(self.positives[0])] * (F - 1)]
+        enough = [k for k in range(F) if min(self.positives[k], seen[k] - self.positives[k]) >= min_positives]
+        if 0 not in enough:
+            raise DataError(
+                f"{self.positives[0]} clicks in {self.n} rows are too few to fit",
+                where="fit_response: column click",
+                mend=f"give a log with at least {min_positives} clicks and as many rows without",
+            )
+        return enough
+
+    def targets(self, rates: str) -> tuple[dict[str, float], dict[str, float]]:
+        """Rates of the behaviours and P(click | behaviour): the (weighted) rows' own, or the published ones."""
+        if rates == "published":
+            return RATES, CLICK_GIVEN
+        weight, y = self.weight.double(), self.happened.double()
+        share = (weight @ y / weight.sum()).numpy()
+        both = (weight @ (y * y[:, :1]) / weight.sum()).numpy()
+        given = {name: float(both[k] / share[k]) for k, name in enumerate(BEHAVIOURS) if k and share[k] > 0}
+        return {name: float(share[k]) for k, name in enumerate(BEHAVIOURS)}, given
+
+    def notes(self, log: Log, rates: str, factored: list[int], taste_spread: float) -> ResponseNotes:
+        """Provenance of a model that was fitted to these rows."""
+        return ResponseNotes(
+            source=f"log {log.content_hash[:12]}",
+            rates_from=rates,
+            intercept_only=tuple(name for k, name in enumerate(BEHAVIOURS) if k not in factored),
+            positives=tuple(int(x) for x in self.totals),
+            rows=self.n,
+            taste_spread=taste_spread,
+        )
+
+
+def _calibrated(
+    users: Tensor, items: Tensor, loadings: Tensor, rows: LoggedRows, targets: tuple[dict[str, float], dict[str, float]]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The user table with the unknown user's biases moved, intercepts and P(f | no click): known and unknown users meet the targets."""
+    raw = LatentResponse(users, items, torch.zeros(F), loadings, torch.zeros(F))
+    item = rows.item.unsqueeze(1)
+    known = raw.logits(rows.user, item)[:, 0]
+    intercepts, off_click = rate_shifts(known, *targets, rows.weight)
+    unknown, _ = rate_shifts(raw.logits(torch.full_like(rows.user, -1), item)[:, 0], *targets, rows.weight)
+    stranger = users[-1].clone()
+    stranger[-WIDTH:-1] += (unknown - intercepts).float()
+    unseen = torch.ones(len(users), dtype=torch.bool)
+    unseen[rows.user] = False
+    return torch.where(unseen.unsqueeze(1), stranger, users), intercepts, off_click
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +204,7 @@ class _Descended:
 
 
 def _descend(
-    rows: _Rows,
+    rows: LoggedRows,
     n_users: int,
     n_items: int,
     factored: list[int],
@@ -159,13 +219,15 @@ def _descend(
         start = streams.normal(np.arange(count), step, Purpose.INITIALISATION, (d,)) * 0.1
         tables.append(torch.cat([torch.from_numpy(start).float(), torch.zeros(count, WIDTH)], dim=1).to(device).requires_grad_())
     users, items = tables
-    rate = np.clip(rows.positives / np.array([rows.n] + [rows.clicks] * (F - 1)), 1e-6, 1 - 1e-6)
+    rate = np.clip(rows.positives / np.array([rows.n] + [rows.positives[0]] * (F - 1)), 1e-6, 1 - 1e-6)
     intercepts = torch.tensor(np.log(rate) - np.log1p(-rate), dtype=torch.float32, device=device).requires_grad_()
     loadings = torch.ones(F, device=device).requires_grad_()
     # heads without factors of their own stay at their intercept: biases, too, are masked
     on = torch.zeros(F, device=device)
     on[factored] = 1.0
-    row_user, row_item, row_happened = (column.to(device) for column in (rows.user, rows.item, rows.happened))
+    row_user, row_item, row_happened, weight = (column.to(device) for column in (rows.user, rows.item, rows.happened, rows.weight))
+    # a user's prior counts as often as its rows, so that its own row is that of an unweighted fit
+    user_weight, item_weight = rows.user_weight.to(device), torch.ones(n_items, device=device)
     optimiser = torch.optim.Adam([users, items, intercepts, loadings], lr=config.learning_rate)
     batches = -(-rows.n // config.batch)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, config.epochs * batches)
@@ -176,8 +238,9 @@ def _descend(
             taste = (u[:, :d] * i[:, :d]).sum(1, keepdim=True) * loadings
             logits = intercepts + on * (u[:, d : d + F] + i[:, d : d + F] + taste)
             nll = cross_entropy(logits, y, reduction="none") * on
-            loss = nll[:, 0].sum() + (nll[:, 1:].sum(1) * y[:, 0]).sum()
-            prior = _penalty(users, d, config) + _penalty(items, d, config) + _LOADING_ROWS * rows.n * ((loadings - 1.0) ** 2).sum()
+            loss = ((nll[:, 0] + nll[:, 1:].sum(1) * y[:, 0]) * weight[part]).sum()
+            prior = _penalty(users, user_weight, d, config) + _penalty(items, item_weight, d, config)
+            prior = prior + _LOADING_ROWS * rows.n * ((loadings - 1.0) ** 2).sum()
             optimiser.zero_grad()
             (loss + prior * (len(part) / rows.n)).backward()
             optimiser.step()
@@ -189,11 +252,12 @@ def _descend(
         return _Descended((users * mask).cpu(), (items * mask).cpu(), (loadings * on).cpu())
 
 
-def _penalty(table: Tensor, d: int, config: ResponseConfig) -> Tensor:
-    return 0.5 * (config.vector_precision * (table[:, :d] ** 2).sum() + config.bias_precision * (table[:, d:] ** 2).sum())
+def _penalty(table: Tensor, weight: Tensor, d: int, config: ResponseConfig) -> Tensor:
+    squares = config.vector_precision * (table[:, :d] ** 2).sum(1) + config.bias_precision * (table[:, d:] ** 2).sum(1)
+    return 0.5 * (weight * squares).sum()
 
 
-def _mean_where_unseen(table: Tensor, index: Tensor) -> Tensor:
+def mean_where_unseen(table: Tensor, index: Tensor) -> Tensor:
     """The table with the mean of the seen rows appended, and in place of the unseen ones."""
     seen = torch.zeros(len(table), dtype=torch.bool)
     seen[index] = True
@@ -201,24 +265,27 @@ def _mean_where_unseen(table: Tensor, index: Tensor) -> Tensor:
     return torch.cat([torch.where(seen.unsqueeze(1), table, mean), mean.unsqueeze(0)])
 
 
-def _fit_watch(log: Log, rows: _Rows, users: Tensor, items: Tensor) -> WatchLaw:
+def fit_watch(log: Log, rows: LoggedRows, users: Tensor, items: Tensor) -> WatchLaw:
     """Log watch time by shrunken means: by state, then item, then user; writes the bias columns of both tables in place."""
     seconds = torch.from_numpy(log.column("watch_seconds").astype(np.float64)).nan_to_num(0.0)
+    weight = rows.weight.double()
     y = torch.log1p(seconds)
     state = (rows.happened[:, 0] + 2 * rows.happened[:, 1]).long()
-    base = torch.bincount(state, y, minlength=4) / torch.bincount(state, minlength=4).clamp_min(1)
+    base = torch.bincount(state, weight * y, minlength=4) / torch.bincount(state, weight, minlength=4).clamp_min(1e-9)
     rest = y - base[state]
-    for table, index in ((items, rows.item), (users, rows.user)):
+    for table, index, count in ((items, rows.item, weight), (users, rows.user, torch.ones_like(weight))):
         size = len(table) - 1
-        bias = torch.bincount(index, rest, minlength=size) / (torch.bincount(index, minlength=size) + 10.0)
+        bias = torch.bincount(index, count * rest, minlength=size) / (torch.bincount(index, count, minlength=size) + 10.0)
         table[:-1, -1], table[-1, -1] = bias.float(), 0.0
         rest = rest - bias[index]
     mean, spread = base.clone(), torch.full((4,), 0.5, dtype=torch.float64)
     for k in range(4):
         here = state == k
         if bool(here.any()):
-            spread[k] = rest[here].std(correction=0).clamp_min(0.05)
+            share = weight[here] / weight[here].sum()
+            centre = (share * rest[here]).sum()
+            spread[k] = (share * (rest[here] - centre) ** 2).sum().sqrt().clamp_min(0.05)
             # the mean in seconds, not only in logarithms, becomes the log's
-            predicted = torch.exp((y - rest)[here] + spread[k] ** 2 / 2).mean()
-            mean[k] += torch.log1p(seconds[here].mean()) - torch.log(predicted)
+            predicted = (share * torch.exp((y - rest)[here] + spread[k] ** 2 / 2)).sum()
+            mean[k] += torch.log1p((share * seconds[here]).sum()) - torch.log(predicted)
     return WatchLaw(tuple(mean.tolist()), tuple(spread.tolist()))

@@ -17,8 +17,9 @@ from simulators.published import RETURN_HAZARDS
 class RetentionLaw:
     """Probability of returning ``k`` days after a session, given not before.
 
-    ``logit h_k = day_logits[k] + group_effects[g] + eta_s * (c - baseline) + eta_m * (m - memory_mean)`` for ``k = 1..K``; ``c`` is the
-    running satisfaction after the session and ``m`` the memory of log gaps, ``m <- memory_decay * m + (1 - memory_decay) * log(gap)``.
+    ``logit h_k = day_logits[k] + group_effects[g] + eta_s * (c - baseline) + eta_m * (m - memory_mean) + delta_dow[weekday of day k]`` for
+    ``k = 1..K``; ``c`` is the running satisfaction after the session and ``m`` the memory of log gaps,
+    ``m <- memory_decay * m + (1 - memory_decay) * log(gap)``.
     A user who is not back by day ``K`` has churned for good.
 
     Attributes:
@@ -31,6 +32,8 @@ class RetentionLaw:
         eta_m: effect of the gap memory.
         memory_mean: mean of the gap memory where the law was fitted.
         memory_decay: weight of earlier gaps in the memory.
+        delta_dow: effect of the weekday on which a return would be, Monday first, sum 0; empty where the law knows none.
+        delta_dow_interval: their 95 % intervals, clustered by user.
         source: what the law was fitted to.
         scenario: name of the scenario that set ``eta_s``.
     """
@@ -44,6 +47,8 @@ class RetentionLaw:
     eta_m: float = 0.0
     memory_mean: float = 0.0
     memory_decay: float = 0.5
+    delta_dow: tuple[float, ...] = ()
+    delta_dow_interval: tuple[tuple[float, float], ...] = ()
     source: str = ""
     scenario: Scenario = "fitted"
 
@@ -60,6 +65,10 @@ class RetentionLaw:
                 where="RetentionLaw.group_effects",
                 mend="name each group",
             )
+        if self.delta_dow and (len(self.delta_dow) != 7 or abs(sum(self.delta_dow)) > 1e-6):
+            raise ConfigError(
+                f"delta_dow is {self.delta_dow}", where="RetentionLaw.delta_dow", mend="give seven effects, Monday first, that sum to 0"
+            )
         if not 0.0 <= self.memory_decay < 1.0:
             raise ConfigError(f"memory_decay is {self.memory_decay}", where="RetentionLaw.memory_decay", mend="a decay lies in [0, 1)")
 
@@ -72,8 +81,13 @@ class RetentionLaw:
         """What is added to every day's log-odds; arrays or tensors."""
         return self.eta_s * deviation + self.eta_m * (memory - self.memory_mean) + group_effect
 
+    def calendar(self, weekday: Any) -> NDArray[np.float64]:
+        """What the calendar adds to the log-odds of days ``1..K`` after sessions on these weekdays, 0 Monday: ``(...)`` -> ``(..., K)``."""
+        effects = np.asarray(self.delta_dow or (0.0,) * 7)
+        return np.asarray(effects[(np.asarray(weekday)[..., None] + np.arange(1, self.max_days + 1)) % 7])
+
     def hazards(self, score: Any = 0.0) -> NDArray[np.float64]:
-        """Hazards of days ``1..K`` for each score: ``(...)`` -> ``(..., K)``."""
+        """Hazards of days ``1..K`` for each score, on a weekday of no effect: ``(...)`` -> ``(..., K)``."""
         return np.asarray(1.0 / (1.0 + np.exp(-(np.asarray(self.day_logits) + np.asarray(score)[..., None]))))
 
     def distribution(self, score: Any = 0.0) -> NDArray[np.float64]:

@@ -15,6 +15,10 @@ from torch import Tensor
 from recrl.core.errors import StorageError
 from recrl.core.files import atomic_path
 
+WHOLE = 32
+"""On CPU, torch computes what is left over after whole vectors by other instructions, whose last bits differ: batches are filled up to a
+multiple of this, so that a user's numbers depend on nobody else (with one thread)."""
+
 
 @dataclass(frozen=True, eq=False)
 class UserState:
@@ -35,6 +39,7 @@ class UserState:
         rates: (B, 7) float32 running mean of the feedback, what a platform can see.
         history_items: (B, H) int32 shown items, oldest first, -1 where none.
         history_feedback: (B, H) uint8 their feedback.
+        memory: (B, M) float32 what the response model remembers of the user, M = 0 where it remembers nothing.
         pool: (B,) int64 handle of the candidates of the coming request.
         alive: (B,) bool neither churned nor past the horizon.
     """
@@ -53,6 +58,7 @@ class UserState:
     rates: Tensor
     history_items: Tensor
     history_feedback: Tensor
+    memory: Tensor
     pool: Tensor
     alive: Tensor
 
@@ -106,3 +112,41 @@ class UserState:
             return cls(*(tensors[f.name] for f in fields(cls)))
         except (OSError, KeyError, SafetensorError) as error:
             raise StorageError(f"the user state cannot be read: {error}", where=str(path), mend="start the simulation again") from None
+
+
+class Rows:
+    """Some users of a batch: on the CPU their positions, so that only they cost something; elsewhere a mask over everybody, because to
+    count them would wait for the device.
+
+    Args:
+        mask: (B,) bool.
+        everybody: compute for everybody on the CPU, too.
+    """
+
+    def __init__(self, mask: Tensor, everybody: bool = False) -> None:
+        self.mask = mask
+        self.index: Tensor | None = None
+        if mask.device.type == "cpu" and not everybody:
+            index = mask.nonzero().squeeze(1)
+            # whole vectors; the last user comes several times, with the same numbers
+            self.index = torch.cat([index, index[-1:].expand(-len(index) % WHOLE)]) if len(index) else index
+
+    @property
+    def nobody(self) -> bool:
+        """Whether it is known that there are none."""
+        return self.index is not None and not len(self.index)
+
+    def of(self, x: Tensor) -> Tensor:
+        """Rows of ``x`` (B, ...) to compute with."""
+        return x if self.index is None else x.index_select(0, self.index)
+
+    def put(self, x: Tensor, new: Tensor) -> Tensor:
+        """``x`` (B, ...), which may be overwritten, with ``new`` rows in these places."""
+        return torch.where(self._like(x), new, x) if self.index is None else x.index_copy_(0, self.index, new)
+
+    def fill(self, x: Tensor, value: float) -> Tensor:
+        """``x`` (B, ...), which may be overwritten, with one value in these places."""
+        return x.masked_fill(self._like(x), value) if self.index is None else x.index_fill_(0, self.index, value)
+
+    def _like(self, x: Tensor) -> Tensor:
+        return self.mask.view(-1, *(1,) * (x.ndim - 1))

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from recrl.core.ragged import Offsets
 from recrl_datasets import Sessions
+from recrl_datasets.sessions import row_days
 from simulators.satisfaction import Satisfaction
 
 Float = NDArray[np.float64]
@@ -80,6 +81,13 @@ def trace(
         end_deviation=deviation[sessions.requests.values[1:] - 1],
         memory_mean=memory_mean,
     )
+
+
+def session_weekdays(sessions: Sessions) -> NDArray[np.int64]:
+    """Weekday of each session's last row by the platform's calendar, 0 Monday: ``(S,)``."""
+    last = sessions.requests.through(sessions.rows).values[1:] - 1
+    # the first day of 1970 was a Thursday
+    return np.asarray((row_days(sessions.log)[last] + 3) % 7)
 
 
 def _along(segments: Offsets, factor: Float, addend: Float, start: float) -> Float:

@@ -18,22 +18,20 @@ from recrl.core.objective import Objective
 from recrl.core.streams import Purpose
 from recrl.core.torch.streams import TensorStreams
 from simulators.config import WorldConfig
+from simulators.drift import Drift
+from simulators.feedback import FeedbackLaw
 from simulators.leave import LeaveLaw
 from simulators.ranking import CandidatePools, Ranker
-from simulators.response import LatentResponse, normal_quantiles
+from simulators.response import LatentResponse
+from simulators.response_model import ResponseModel
 from simulators.retention import RetentionLaw
 from simulators.satisfaction import Satisfaction
-from simulators.state import UserState
+from simulators.state import WHOLE, Rows, UserState
 
 F = len(BEHAVIOURS)
 RATE_DECAY = 0.9
 """Weight of the past in ``UserState.rates``."""
-_TILE = 4096
-# torch computes what is left over after whole vectors by other instructions, whose last bits differ: batches are filled up to
-# a multiple of this, so that a user's numbers depend on nobody else (on CPU, with one thread)
-_WHOLE = 32
-# collects the lowest bit of each of eight bytes into the highest byte
-_PACK = 0x0102040810204080
+_TILE = 16_384
 
 
 class RetentionWorld:
@@ -41,7 +39,7 @@ class RetentionWorld:
 
     Args:
         config: options.
-        response: what users do with shown items.
+        response: what users do with shown items; a latent, a sequence or a boosted model.
         leave: when sessions end.
         retention: when users come back; the scenario of ``config`` sets its ``eta_s``.
         satisfaction: how feedback becomes satisfaction.
@@ -49,7 +47,7 @@ class RetentionWorld:
         groups: (n_users,) activity group of each user, -1 for none.
         objective: the reward signals.
         scorer: the platform's own response model, which ranks for fusion weights and predicts ``candidate_scores``; ``None`` takes
-            ``response``, a platform that knows its users perfectly.
+            ``response.platform()``, a platform that knows its users perfectly, as they were fitted: it hears of no drift.
         item_vectors: (n_items, D) what ``embedding`` actions are matched with; ``None`` takes the scorer's.
         device: where everything lives.
 
@@ -63,7 +61,7 @@ class RetentionWorld:
     def __init__(
         self,
         config: WorldConfig,
-        response: LatentResponse,
+        response: ResponseModel,
         leave: LeaveLaw,
         retention: RetentionLaw,
         *,
@@ -79,7 +77,7 @@ class RetentionWorld:
         self.retention = retention.under(config.scenario)
         self.device = torch.device(device)
         self.response = response.to(device)
-        self.scorer = self.response if scorer is None else scorer.to(device)
+        self.scorer = (response.platform() if scorer is None else scorer).to(device)
         self.n_users, self.n_items = response.n_users, response.n_items
         if self.scorer.n_items != self.n_items:
             raise ConfigError(
@@ -102,8 +100,9 @@ class RetentionWorld:
                 where="WorldConfig.request_seconds",
                 mend="lower it: a session may take half a day",
             )
-        self._pools = CandidatePools(self.n_items, config.pool_size, exclude, device) if config.pool_size else None
-        self._ranker = Ranker(self.scorer, vectors, self._pools, config.shown, exclude)
+        self.drift = self._drifting(groups)
+        self._pools = CandidatePools(self.n_items, config.pool_size, exclude, device, self.drift) if config.pool_size else None
+        self._ranker = Ranker(self.scorer, vectors, self._pools, config.shown, exclude, self.drift)
         self.action_spec = self._action_spec(int(vectors.shape[1]))
         self._signals = self._columns()
         self._baseline = self._user_table(
@@ -113,6 +112,35 @@ class RetentionWorld:
         self._prepare_constants()
 
     # ------------------------------------------------------------------ set-up
+
+    def _drifting(self, groups: Tensor | None) -> Drift | None:
+        """The path of the drift, ``None`` where nothing drifts: then nothing is asked of it."""
+        config, drift = self.config, self.config.drift
+        items_change = drift.newborn_share > 0 or drift.item_life_days > 0
+        if drift.kind == "none" and not items_change:
+            return None
+        if drift.kind == "taste" and not isinstance(self.response, LatentResponse):
+            raise ConfigError(
+                f"{type(self.response).__name__} has no vectors of users to turn",
+                where="DriftConfig.kind",
+                mend="use the latent response model, or another drift",
+            )
+        dim = self.response.dim if isinstance(self.response, LatentResponse) else 0
+        path = Drift(drift, horizon_days=config.horizon_days, dim=dim, n_items=self.n_items, groups=groups, device=self.device)
+        if items_change and config.pool_size == 0:
+            if config.observe_scores or config.action_kind in ("item", "slate"):
+                raise ConfigError(
+                    "items come and go, and the whole catalogue would be listed",
+                    where="WorldConfig.pool_size",
+                    mend="set a pool_size: pools hold live items alone",
+                )
+            if config.shown + config.exclude_recent > path.fewest_live:
+                raise ConfigError(
+                    f"{path.fewest_live} live items cannot fill a slate of {config.shown} with exclude_recent={config.exclude_recent}",
+                    where="WorldConfig.drift",
+                    mend="let fewer items be born late or die",
+                )
+        return path
 
     def _action_spec(self, dim: int) -> ActionSpec:
         config = self.config
@@ -159,15 +187,9 @@ class RetentionWorld:
     def _prepare_constants(self) -> None:
         device, law = self.device, self.retention
         self._worth = torch.from_numpy(self.satisfaction.of_bits()).to(device)
-        self._off_click = torch.cat([self.response.off_click, torch.zeros(1, device=device)])
+        self._feedback = FeedbackLaw(self.response.off_click, self.response.watch)
         self._day_logits = torch.tensor(law.day_logits, dtype=torch.float32, device=device)
         self._session_span = 1.0 - self.leave.max_requests * self.config.request_seconds / 86_400.0
-        watch = self.response.watch
-        if watch is not None:
-            # by the two lowest feedback bits
-            self._watch_mean = torch.tensor(watch.mean, dtype=torch.float32, device=device)
-            self._watch_spread = torch.tensor(watch.spread, dtype=torch.float32, device=device)
-            self._quantiles = normal_quantiles().to(device)
 
     # ------------------------------------------------------------------ users
 
@@ -177,12 +199,30 @@ class RetentionWorld:
 
     def users_numbered(self, numbers: NDArray[np.int64] | Tensor, seed: int) -> Tensor:
         """The ids that a population gives to these numbers, ``(n,)`` int64: different numbers are different users."""
-        number = torch.as_tensor(numbers, device=self.device)
-        return number * self.n_users + TensorStreams(seed, self.device).integers(self.n_users, number, 0, Purpose.USERS)
+        number, streams = torch.as_tensor(numbers, device=self.device), TensorStreams(seed, self.device)
+        if self._newcomers:
+            assert self.drift is not None
+            user = self.drift.arriving(self._arrival(number), streams.uniform(number, 1, Purpose.USERS, (2,)))
+            assert user is not None
+            return number * self.n_users + user
+        return number * self.n_users + streams.integers(self.n_users, number, 0, Purpose.USERS)
+
+    @property
+    def _newcomers(self) -> bool:
+        """Whether users arrive on days of their own, in proportions that drift."""
+        return self.drift is not None and self.config.drift.kind == "mix"
+
+    def _arrival(self, number: Tensor) -> Tensor:
+        """Day of the first session of the user of each number: uniform over the horizon."""
+        days = TensorStreams(self.config.drift.seed, self.device)
+        return days.integers(self.config.horizon_days, number, 0, Purpose.USERS).to(torch.float32)
 
     @torch.no_grad()
     def initial_state(self, users: Any, streams: TensorStreams) -> UserState:
-        """Fresh users ``(B,)``: first session on day 0, satisfied as usual, rested, of average gap memory."""
+        """Fresh users ``(B,)``: satisfied as usual, rested, of average gap memory.
+
+        First session on day 0; where the mix of users drifts, on a day of each user's own.
+        """
         uid = torch.as_tensor(users, device=self.device).to(torch.int64).reshape(-1)
         user = torch.where(uid >= 0, uid % self.n_users, -1)
         b, h = len(uid), self.config.history
@@ -190,13 +230,16 @@ class RetentionWorld:
         count = torch.zeros(b, dtype=torch.int32, device=self.device)
         counter = torch.zeros(b, dtype=torch.int64, device=self.device)
         baseline = self._baseline[torch.where(user >= 0, user, self.n_users)]
+        day = streams.uniform(uid, 0, Purpose.USERS) * self._session_span
+        if self._newcomers:
+            day = day + self._arrival(torch.div(uid, self.n_users, rounding_mode="floor"))
         return UserState(
             uid=uid,
             user=user,
             counter=counter,
             session=count,
             requests=count.clone(),
-            day=streams.uniform(uid, 0, Purpose.USERS) * self._session_span,
+            day=day,
             since=zero,
             satisfaction=baseline,
             baseline=baseline.clone(),
@@ -205,6 +248,7 @@ class RetentionWorld:
             rates=torch.zeros(b, F, device=self.device),
             history_items=torch.full((b, h), -1, dtype=torch.int32, device=self.device),
             history_feedback=torch.zeros(b, h, dtype=torch.uint8, device=self.device),
+            memory=self.response.initial_memory(user),
             pool=self._draw_pool(uid, counter, streams),
             alive=torch.ones(b, dtype=torch.bool, device=self.device),
         )
@@ -248,9 +292,9 @@ class RetentionWorld:
         return state if index is None else state[index]
 
     def _filling(self, batch: int) -> Tensor | None:
-        if self.device.type != "cpu" or batch % _WHOLE == 0:
+        if self.device.type != "cpu" or batch % WHOLE == 0:
             return None
-        return torch.arange(-(-batch // _WHOLE) * _WHOLE).clamp_max_(batch - 1)
+        return torch.arange(-(-batch // WHOLE) * WHOLE).clamp_max_(batch - 1)
 
     @property
     def n_features(self) -> int:
@@ -264,7 +308,7 @@ class RetentionWorld:
     def _listed(self, state: UserState) -> Tensor:
         if self._pools is None:
             return torch.arange(self.n_items, device=self.device).expand(len(state), -1)
-        return self._pools.listed(state.pool, state.history_items)
+        return self._pools.listed(state.pool, state.history_items, state.day)
 
     # ------------------------------------------------------------------ one request
 
@@ -314,102 +358,114 @@ class RetentionWorld:
         return value
 
     def _step(self, s: UserState, value: Tensor, streams: TensorStreams) -> tuple[UserState, Outcome]:
-        config, alive = self.config, s.alive
+        config, gone = self.config, Rows(~s.alive)
         vector = self.action_spec.is_vector
-        shown = self._ranker.slates(config.action_kind, value, s.user, s.pool, s.history_items) if vector else value
-        logits = self.response.logits_of_rows(self.response.user_rows(s.user), self.response.item_rows(shown))
-        feedback, rates, watch = self._respond(s, logits, streams)
-        # satisfaction, leaving
-        mood = self.satisfaction.decay * s.satisfaction + (1.0 - self.satisfaction.decay) * self._worth[feedback.to(torch.int64)].mean(1)
+        shown = self._ranker.slates(config.action_kind, value, s) if vector else value
+        feedback, rates, watch, told = self._respond(s, shown, streams)
+        worth = self._worth.index_select(0, feedback.to(torch.int64).view(-1)).view(feedback.shape)
+        mood = self.satisfaction.decay * s.satisfaction + (1.0 - self.satisfaction.decay) * worth.mean(1)
         deviation = mood - s.baseline
-        made = s.requests + 1
-        leave_hazard = torch.sigmoid(self.leave.logit(torch.log1p(s.requests.to(torch.float32)), torch.log1p(s.fatigue), deviation))
-        leaves = streams.uniform(s.uid, s.counter, Purpose.LEAVING) < leave_hazard
-        ends = (leaves | (made >= self.leave.max_requests)) & alive
-        hazards, gap_days, hour = self._returns(s, deviation, streams)
-        churned = ends & (gap_days > self.retention.max_days)
-        comes_back = ends & ~churned
-        now = s.day + config.request_seconds / 86_400.0
-        start = torch.floor(s.day) + gap_days + hour
-        late = comes_back & (start >= config.horizon_days)
-        memory = self.retention.memory_decay * s.gap_memory + (1.0 - self.retention.memory_decay) * torch.log(gap_days)
-        rested = (s.fatigue + made) * torch.exp2(-gap_days / self.leave.fatigue_half_life_days)
-        calmed = s.baseline + deviation * self.satisfaction.decay_per_day**gap_days
-        keep = alive.unsqueeze(1)
-        counter = s.counter + alive
-        after = replace(
+        ends, leave_hazard = self._leaves(s, deviation, streams)
+        counter = s.counter + s.alive
+        made = replace(
             s,
             counter=counter,
             session=s.session + ends,
-            requests=torch.where(ends, 0, torch.where(alive, made, s.requests)),
-            day=torch.where(comes_back, start, torch.where(alive, now, s.day)),
-            since=torch.where(comes_back, start - now, s.since),
-            satisfaction=torch.where(comes_back, calmed, torch.where(alive, mood, s.satisfaction)),
-            fatigue=torch.where(comes_back, rested, s.fatigue),
-            gap_memory=torch.where(comes_back, memory, s.gap_memory),
-            rates=torch.where(keep, RATE_DECAY * s.rates + (1.0 - RATE_DECAY) * rates, s.rates),
-            history_items=_pushed(s.history_items, shown.to(torch.int32), keep),
-            history_feedback=_pushed(s.history_feedback, feedback, keep),
+            requests=s.requests + 1,
+            day=s.day + config.request_seconds / 86_400.0,
+            satisfaction=mood,
+            rates=RATE_DECAY * s.rates + (1.0 - RATE_DECAY) * rates,
+            history_items=_pushed(s.history_items, shown.to(torch.int32)),
+            history_feedback=_pushed(s.history_feedback, feedback),
+            memory=self.response.advance(s.memory, shown, feedback),
             pool=self._draw_pool(s.uid, counter, streams),
-            alive=alive & ~churned & ~late,
         )
-        gap_out = torch.where(ends, gap_days, 0.0)
-        truth = {}
-        if config.truth:
-            truth = {
-                "active": alive,
-                "probabilities": self.response.marginals(logits[..., :F]),
-                "leave_hazard": leave_hazard,
-                "return_hazards": hazards,
-                "satisfaction": mood,
-                "day": s.day,
-            }
-        return after, Outcome(
-            reward=self._reward(rates, watch, gap_out, alive),
+        told |= {"active": s.alive, "leave_hazard": leave_hazard, "satisfaction": mood, "day": s.day} if config.truth else {}
+        told |= {"drift": self.drift.truth(s.day)} if config.truth and self.drift is not None else {}
+        after, churned, late, gap_days = self._returns(made, s.day, deviation, ends, streams, told)
+        return _as_they_were(gone, s, after), Outcome(
+            reward=gone.fill(self._reward(rates, watch, gap_days), 0.0),
             terminated=churned,
             truncated=late,
             session_end=ends,
-            gap_days=gap_out,
-            shown=torch.where(keep, shown, -1),
-            feedback=torch.where(keep, feedback, 0),
-            watch_seconds=None if watch is None else torch.where(keep, watch, 0.0),
-            truth=truth,
+            gap_days=gap_days,
+            shown=gone.fill(shown.clone(), -1),
+            feedback=gone.fill(feedback, 0),
+            watch_seconds=None if watch is None else gone.fill(watch, 0.0),
+            truth=told,
         )
 
-    def _returns(self, s: UserState, deviation: Tensor, streams: TensorStreams) -> tuple[Tensor, Tensor, Tensor]:
-        """Hazards (B, K), the gap (B,) in days, K + 1 for churn, and the time of day (B,) of the next session, were this one to end."""
-        row = torch.where(s.user >= 0, s.user, self.n_users)
-        score = self.retention.score(deviation, s.gap_memory, self._group_effect[row])
+    def _respond(self, s: UserState, shown: Tensor, streams: TensorStreams) -> tuple[Tensor, Tensor, Tensor | None, dict[str, Tensor]]:
+        """Feedback bytes (B, K), behaviour rates over the slate (B, 7), watch seconds (B, K), and the true probabilities where wanted."""
+        logits, factor = self._logits(s, shown), None if self.drift is None else self.drift.factor(s.day)
+        words = streams.planes(s.uid, s.counter, Purpose.RESPONSES, (shown.shape[1], 2))
+        told = {"probabilities": self._feedback.marginals(logits, factor)} if self.config.truth else {}
+        return *self._feedback.draw(logits, words, factor), told
+
+    def _logits(self, s: UserState, shown: Tensor) -> Tensor:
+        """Log-odds of the behaviours and the watch bias, (K, B, 8): in memory, items come before users, see :class:`FeedbackLaw`."""
+        drift, response = self.drift, self.response
+        if drift is None:
+            return response.request_logits(s.user, s.memory, shown).transpose(0, 1).contiguous()
+        if self.config.drift.kind == "taste" and isinstance(response, LatentResponse):
+            logits = response.logits_of_rows(drift.turned(s.day, response.user_rows(s.user)), response.item_rows(shown))
+        else:
+            logits = response.request_logits(s.user, s.memory, shown)
+        shift, fading = drift.response_shift(s.day), drift.item_shift(s.day, shown)
+        if shift is not None:
+            logits = logits + torch.nn.functional.pad(shift, (0, 1)).unsqueeze(1)
+        if fading is not None:
+            logits = logits + torch.nn.functional.pad(fading.unsqueeze(2), (0, logits.shape[2] - 1))
+        return logits.transpose(0, 1).contiguous()
+
+    def _leaves(self, s: UserState, deviation: Tensor, streams: TensorStreams) -> tuple[Tensor, Tensor]:
+        """Whose session ends with this request, and the hazard of it: two (B,)."""
+        hazard = torch.sigmoid(self.leave.logit(torch.log1p(s.requests.to(torch.float32)), torch.log1p(s.fatigue), deviation))
+        leaves = streams.uniform(s.uid, s.counter, Purpose.LEAVING) < hazard
+        return (leaves | (s.requests + 1 >= self.leave.max_requests)) & s.alive, hazard
+
+    def _returns(
+        self, made: UserState, day: Tensor, deviation: Tensor, ends: Tensor, streams: TensorStreams, told: dict[str, Tensor]
+    ) -> tuple[UserState, Tensor, Tensor, Tensor]:
+        """Users whose session has ended move on to the next one, or churn.
+
+        -> state; who churned, whose next session lies beyond the horizon, and the gap in days where a session ended, K + 1 for churn: (B,).
+        """
+        # hazards of users whose session goes on are computed for the truth alone
+        law, ended = self.retention, Rows(ends, everybody=self.config.truth)
+        e = ended.of
+        user, deviation, memory = e(made.user), e(deviation), e(made.gap_memory)
+        score = law.score(deviation, memory, self._group_effect[torch.where(user >= 0, user, self.n_users)])
+        shift = None if self.drift is None else self.drift.return_shift(e(day))
+        if shift is not None:
+            score = score + shift
         hazards = torch.sigmoid(self._day_logits + score.unsqueeze(1))
-        draws = streams.uniform(s.uid, s.counter, Purpose.RETURN, (2,))
+        # the counter of live users has moved on
+        draws = streams.uniform(e(made.uid), e(made.counter) - 1, Purpose.RETURN, (2,))
         # one uniform against the cumulative law, so that a higher hazard never means a later return
-        away = torch.cumprod(1.0 - hazards, dim=1)
-        gap_days = 1.0 + (draws[:, :1] < away).sum(1)
-        return hazards, gap_days, draws[:, 1] * self._session_span
+        gap = 1.0 + (draws[:, :1] < torch.cumprod(1.0 - hazards, dim=1)).sum(1)
+        churned = gap > law.max_days
+        now, baseline, fatigue = e(made.day), e(made.baseline), e(made.fatigue)
+        start = torch.floor(e(day)) + gap + draws[:, 1] * self._session_span
+        calmed = baseline + deviation * self.satisfaction.decay_per_day**gap
+        rested = (fatigue + e(made.requests)) * torch.exp2(-gap / self.leave.fatigue_half_life_days)
+        gaps = law.memory_decay * memory + (1.0 - law.memory_decay) * torch.log(gap)
+        nobody, nothing = torch.zeros_like(ends), torch.zeros_like(made.day)
+        gone, late = ended.put(nobody, churned), ended.put(nobody.clone(), ~churned & (start >= self.config.horizon_days))
+        told |= {"return_hazards": hazards} if self.config.truth else {}
+        after = replace(
+            made,
+            requests=ended.fill(made.requests, 0),
+            day=ended.put(made.day, torch.where(churned, now, start)),
+            since=ended.put(made.since.clone(), torch.where(churned, e(made.since), start - now)),
+            satisfaction=ended.put(made.satisfaction, torch.where(churned, e(made.satisfaction), calmed)),
+            fatigue=ended.put(made.fatigue.clone(), torch.where(churned, fatigue, rested)),
+            gap_memory=ended.put(made.gap_memory.clone(), torch.where(churned, memory, gaps)),
+            alive=made.alive & ~gone & ~late,
+        )
+        return after, gone, late, ended.put(nothing, gap)
 
-    def _respond(self, s: UserState, logits: Tensor, streams: TensorStreams) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Feedback bytes (B, K), behaviour rates over the slate (B, 7), watch seconds (B, K) from logits (B, K, 8)."""
-        b, k = logits.shape[:2]
-        p = torch.sigmoid(logits)
-        # eight 16-bit draws an item; the last one gives all of them a fraction, so that the rarest behaviour keeps its rate
-        words = streams.bits(s.uid, s.counter, Purpose.RESPONSES, (2 * k,))
-        draw = words.view(torch.int16).view(b, k, 8).to(torch.float32)
-        last = draw[..., 7:].clone()
-        draw.add_((last + 32_768.0) * 2.0**-16 + 32_768.0).mul_(2.0**-16)
-        happened = draw < torch.where(draw[..., :1] < p[..., :1], p, self._off_click)
-        happened[..., 0] = draw[..., 0] < p[..., 0]
-        happened[..., 7] = False
-        packed = happened.view(torch.int64).squeeze(-1)
-        feedback = ((packed * _PACK) >> 56).to(torch.uint8)
-        rates = packed.sum(1, keepdim=True).view(torch.uint8)[:, :F].to(torch.float32) / k
-        if self.response.watch is None:
-            return feedback, rates, None
-        state = (feedback & 3).to(torch.int64)
-        normal = self._quantiles[((last[..., 0] + 32_768.0) * 2.0**-4).to(torch.int64)]
-        watch = torch.expm1(self._watch_mean[state] + logits[..., 7] + self._watch_spread[state] * normal).clamp_min_(0.0)
-        return feedback, rates, watch
-
-    def _reward(self, rates: Tensor, watch: Tensor | None, gap_days: Tensor, alive: Tensor) -> Tensor:
+    def _reward(self, rates: Tensor, watch: Tensor | None, gap_days: Tensor) -> Tensor:
         scale = float(self.config.shown) if self.config.slate_reward == "sum" else 1.0
         columns = []
         for code in self._signals:
@@ -418,13 +474,20 @@ class RetentionWorld:
             else:
                 mean = watch.mean(1) if code == F and watch is not None else rates[:, code]
                 columns.append(mean * scale)
-        return torch.where(alive.unsqueeze(1), torch.stack(columns, dim=1), 0.0)
+        return torch.stack(columns, dim=1)
 
 
-def _pushed(history: Tensor, new: Tensor, keep: Tensor) -> Tensor:
-    """Histories (B, H) with the newest entries (B, K) at the end, where ``keep`` (B, 1)."""
-    h = history.shape[1]
-    return torch.where(keep, torch.cat([history, new], dim=1)[:, -h:], history)
+def _pushed(history: Tensor, new: Tensor) -> Tensor:
+    """Histories (B, H) with the newest entries (B, K) at the end."""
+    return torch.cat([history[:, new.shape[1] :], new[:, -history.shape[1] :]], dim=1)
+
+
+def _as_they_were(rows: Rows, before: UserState, after: UserState) -> UserState:
+    """The state after a request, with these users as they were before it."""
+    if rows.nobody:
+        return after
+    names = [f.name for f in fields(UserState) if getattr(after, f.name) is not getattr(before, f.name)]
+    return replace(after, **{name: rows.put(getattr(after, name), rows.of(getattr(before, name))) for name in names})
 
 
 def _mapped(outcome: Outcome, function: Callable[[Tensor], Tensor]) -> Outcome:
@@ -441,7 +504,7 @@ def _joined(parts: list[Outcome]) -> Outcome:
 
 
 @torch.no_grad()
-def mean_satisfaction(response: LatentResponse, satisfaction: Satisfaction, items: Tensor | None = None) -> Tensor:
+def mean_satisfaction(response: ResponseModel, satisfaction: Satisfaction, items: Tensor | None = None) -> Tensor:
     """Each user's expected satisfaction with ``items`` (n,), or with the whole catalogue: ``(n_users,)``."""
     pool = torch.arange(response.n_items, device=response.device) if items is None else items.to(response.device)
     worth = torch.tensor(satisfaction.weights, dtype=torch.float32, device=response.device)

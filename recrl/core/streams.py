@@ -77,13 +77,17 @@ class Streams:
 
     def bits(self, ids: ArrayLike, step: ArrayLike, purpose: Purpose, shape: tuple[int, ...] = ()) -> NDArray[np.uint64]:
         """64 random bits for each id: ``ids`` ``(B,)`` and ``step`` scalar or ``(B,)`` -> ``(B, *shape)`` uint64."""
+        base = self.bases(ids, step, purpose)
+        counter = np.arange(1, math.prod(shape) + 1, dtype=np.uint64) * np.uint64(C2)
+        return mix(base[:, None] + counter).reshape(base.shape[0], *shape)
+
+    def bases(self, ids: ArrayLike, step: ArrayLike, purpose: Purpose) -> NDArray[np.uint64]:
+        """Where the sequences of :meth:`bits` begin, ``(B,)`` uint64: draw ``i`` is ``mix(base + (i + 1) * C2)``."""
         # through int64, so that negative ids wrap as they do on tensors
         id_words = np.atleast_1d(np.asarray(ids, dtype=np.int64)).view(np.uint64)
         step_words = np.atleast_1d(np.asarray(step, dtype=np.int64)).view(np.uint64)
         base = mix(id_words * np.uint64(C1) + np.uint64(key_of(self.seed, purpose)))
-        base = mix(base + step_words * np.uint64(C2))
-        counter = np.arange(1, math.prod(shape) + 1, dtype=np.uint64) * np.uint64(C2)
-        return mix(base[:, None] + counter).reshape(base.shape[0], *shape)
+        return mix(base + step_words * np.uint64(C2))
 
     def uniform(self, ids: ArrayLike, step: ArrayLike, purpose: Purpose, shape: tuple[int, ...] = ()) -> NDArray[np.float64]:
         """Uniform draws in [0, 1), 53 bits: ``(B, *shape)``."""

@@ -60,10 +60,9 @@ class RequestLevel(FidelityWorld):
             p = torch.sigmoid(p)
         return (p - self.config.similarity * slate_correlation(self.users.items[shown]).unsqueeze(-1)).clamp_min(0.0)
 
-    @property
-    def reward_weights(self) -> Tensor:
+    def weights(self) -> tuple[float, ...]:
         """One for each behaviour, 0 for hate."""
-        return torch.tensor([1.0] * (F - 1) + [0.0], device=self.device)
+        return (1.0,) * (F - 1) + (0.0,)
 
 
 class WholeSession(RequestLevel):
@@ -72,11 +71,9 @@ class WholeSession(RequestLevel):
     **Source**: KuaiSim, ``WholeSession_GPU``.
     """
 
-    @property
-    def reward_weights(self) -> Tensor:
+    def weights(self) -> tuple[float, ...]:
         """Clicks alone, or ratios of the log with hate negative."""
-        single = [1.0] + [0.0] * (F - 1)
-        return torch.tensor(single if self.config.single_response else RATIOS, device=self.device)
+        return (1.0,) + (0.0,) * (F - 1) if self.config.single_response else RATIOS
 
     def cost(self, responses: Tensor) -> Tensor:
         """Between 1 and 2 with clicks alone, whatever the policy does."""
@@ -117,16 +114,14 @@ class CrossSession(FidelityWorld):
         # the uniform initialisation of a linear layer
         drawn = drawn / np.sqrt(width) if config.personal_bias else 0.0 * drawn
         self.personal = torch.from_numpy(drawn).float().to(self.device)
-        self._weights = torch.tensor(RATIOS, device=self.device)
 
     def probabilities(self, state: FidelityState, shown: Tensor, scores: Tensor) -> Tensor:
         """One sigmoid; similarity is ignored."""
         return torch.sigmoid(scores)
 
-    @property
-    def reward_weights(self) -> Tensor:
+    def weights(self) -> tuple[float, ...]:
         """Ratios of the log, hate negative."""
-        return self._weights
+        return RATIOS
 
     def personal_term(self, state: FidelityState) -> Tensor:
         """``w'u + b`` after the session: ``(B,)``."""
@@ -135,5 +130,7 @@ class CrossSession(FidelityWorld):
     def return_days(self, after: FidelityState, responses: Tensor) -> Tensor:
         """The last slate counts, earlier ones do not."""
         c = self.config
-        p = kuaisim_return_probability(self.personal_term(after), slate_worth(responses, self._weights), influence=c.influence, bias=c.bias)
+        p = kuaisim_return_probability(
+            self.personal_term(after), slate_worth(responses, self.reward_weights), influence=c.influence, bias=c.bias
+        )
         return truncated_geometric(p, RETURN_DAYS)

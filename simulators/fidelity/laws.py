@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from recrl.core.behaviours import BEHAVIOURS
-from recrl.core.errors import ConfigError
 
 RATIOS: Final = (0.8417, 0.4872, 0.01856, 0.00264, 0.000895, 0.000898, -0.000486)
 """Positives over negatives of each behaviour in KuaiRand-Pure (older 20-core cut), hate negative: the published reward weights."""
@@ -90,9 +89,10 @@ def gfn_weights(*, bug: bool = True) -> Tensor:
 
 
 def auro_return_table(dropout: bool = True) -> Tensor:
-    """P(day 1..10) at each of :data:`AURO_RATES`: the measured share of day 1, and a geometric tail that gives the measured mean.
+    """P(day 1..10) at response rates 0, .1, ... 1: the measured share of day 1, and a geometric tail that gives the measured mean.
 
-    ``(9, 10)``. The released network itself is not to be had; this passes through all that was published of it.
+    ``(11, 10)``; the two rates that were not measured lie half-way. The released network itself is not to be had: this passes through
+    all that was published of it.
     """
     means, first = (torch.tensor(x, dtype=torch.float64) for x in AURO_CURVE["dropout" if dropout else "eval"])
     later = torch.arange(9, dtype=torch.float64)
@@ -104,14 +104,12 @@ def auro_return_table(dropout: bool = True) -> Tensor:
         short = (tail * later).sum(1) / tail.sum(1) < wanted
         low, high = torch.where(short, ratio, low), torch.where(short, high, ratio)
     tail = tail / tail.sum(1, keepdim=True) * (1.0 - first).unsqueeze(1)
-    return torch.cat([first.unsqueeze(1), tail], dim=1).float()
+    law = torch.cat([first.unsqueeze(1), tail], dim=1).float()
+    return torch.cat([law[:7], law[6:8].mean(0, keepdim=True), law[7:8], law[7:9].mean(0, keepdim=True), law[8:]])
 
 
 def auro_return_days(rate: Tensor, table: Tensor) -> Tensor:
-    """P(day 1..10) at a mean response rate, straight lines between the rates measured: ``(B,)``, ``(9, 10)`` -> ``(B, 10)``."""
-    if table.shape[0] != len(AURO_RATES):
-        raise ConfigError(f"a table of {table.shape[0]} rates", where="auro_return_days", mend="make it with auro_return_table")
-    knots = torch.tensor(AURO_RATES, dtype=rate.dtype, device=rate.device)
-    right = torch.searchsorted(knots, rate.contiguous()).clamp(1, len(AURO_RATES) - 1)
-    share = ((rate - knots[right - 1]) / (knots[right] - knots[right - 1])).unsqueeze(-1)
-    return torch.lerp(table[right - 1], table[right], share)
+    """P(day 1..10) at mean response rates in [0, 1], by straight lines: ``(B,)``, :func:`auro_return_table` -> ``(B, 10)``."""
+    place = rate * (len(table) - 1)
+    left = place.to(torch.int64).clamp(0, len(table) - 2)
+    return torch.lerp(table[left], table[left + 1], (place - left).unsqueeze(-1))

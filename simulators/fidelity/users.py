@@ -86,3 +86,22 @@ class StandInUsers:
         seen = self.items[shown].sum(1) / shown.shape[1] ** 0.5
         told = (2.0 * responses.mean(1) - 1.0) @ self._feedback
         return _KEPT**0.5 * memory + (1.0 - _KEPT) ** 0.5 * torch.cat([seen, told], dim=1)
+
+
+class UniformUsers(StandInUsers):
+    """Users and items whom nothing tells apart: every behaviour has one score, so that published formulas can be checked.
+
+    Args:
+        scores: one score, or one for each of the seven behaviours; infinite ones are certain.
+        n_users: users.
+        n_items: items.
+    """
+
+    def __init__(self, scores: Tensor | float, n_users: int = 20, n_items: int = 12) -> None:
+        super().__init__(n_users, n_items)
+        self.fixed = torch.as_tensor(scores, dtype=torch.float32).expand(len(BEHAVIOURS))
+
+    def scores(self, state: Tensor, items: Tensor | None = None) -> Tensor:
+        """The same everywhere."""
+        shape = (len(state), self.n_items) if items is None else items.shape
+        return self.fixed.expand(*shape, len(BEHAVIOURS))

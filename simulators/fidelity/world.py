@@ -110,6 +110,7 @@ class FidelityWorld(ABC):
         self.config, self.users, self.device = config, users, users.device
         self.env_seed = seed if config.frozen_env_seed is None else config.frozen_env_seed
         self.action_spec = self._action_spec()
+        self.reward_weights = torch.tensor(self.weights(), device=self.device)
         self._bits = (2 ** torch.arange(F)).to(self.device)
 
     def _action_spec(self) -> ActionSpec:
@@ -133,12 +134,9 @@ class FidelityWorld(ABC):
         """P(day 1..10) were the session to end now: ``(B, 10)``; ``None`` where users do not return."""
         return None
 
-    @property
-    def reward_weights(self) -> Tensor:
-        """Weights of the immediate reward, ``(7,)``."""
-        weights = torch.ones(F, device=self.device)
-        weights[-1] = -1.0
-        return weights
+    def weights(self) -> tuple[float, ...]:
+        """Weights of the seven behaviours in the immediate reward."""
+        return (1.0,) * (F - 1) + (-1.0,)
 
     # ------------------------------------------------------------------ the common loop
 

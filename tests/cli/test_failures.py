@@ -37,6 +37,7 @@ MISTAKES = [
     (["ab", "popularity", "random", "--simulator", "nowhere"], ["no fitted simulator in nowhere", "recrl simulate fit --data small"]),
     (["ab", "popularity", "random", "--pool", "3"], ["a pool of 3 cannot fill a slate of 6"]),
     (["simulate", "report", "nowhere"], ["no run in nowhere"]),
+    (["simulate", "fit", "--members", "1"], ["members is 1", "--members"]),
 ]
 
 

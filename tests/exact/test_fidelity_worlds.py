@@ -7,6 +7,7 @@ from dataclasses import fields, replace
 import pytest
 import torch
 
+from recrl.checks import check_no_sync
 from recrl.core.contracts import World
 from recrl.core.errors import ConfigError, ContractError
 from recrl.core.torch.streams import TensorStreams
@@ -14,7 +15,7 @@ from simulators.fidelity.auro import AuroConfig, AuroWorld
 from simulators.fidelity.gfn import GfnConfig, GfnWorld
 from simulators.fidelity.kuaisim import CrossSession, CrossSessionConfig, RequestLevel, SessionConfig, WholeSession
 from simulators.fidelity.laws import RATIOS, gfn_weights, slate_correlation
-from simulators.fidelity.users import StandInUsers
+from simulators.fidelity.users import StandInUsers, UniformUsers
 
 MODES = {
     "request": lambda users, seed=0: RequestLevel(SessionConfig(), users, seed=seed),
@@ -24,18 +25,6 @@ MODES = {
     "gfn": lambda users, seed=0: GfnWorld(GfnConfig(), users, seed=seed),
 }
 USERS = StandInUsers(40, 30, seed=1)
-
-
-class Uniform(StandInUsers):
-    """Everyone meets every item with the same scores."""
-
-    def __init__(self, scores):
-        super().__init__(20, 12)
-        self.fixed = torch.as_tensor(scores, dtype=torch.float32).expand(7)
-
-    def scores(self, state, items=None):
-        shape = (len(state), self.n_items) if items is None else items.shape
-        return self.fixed.expand(*shape, 7)
 
 
 def act(world, batch, seed=0):
@@ -75,6 +64,22 @@ def test_modes_are_worlds(name):
     assert outcome.reward.shape == (16, 2)
     again, _ = world.transition(state, act(world, 16), streams)
     assert all(torch.equal(getattr(after, f.name), getattr(again, f.name)) for f in fields(after)), "same streams, same result"
+
+
+@pytest.mark.parametrize("name", MODES)
+def test_no_request_waits_for_the_device(name):
+    def build(device):
+        world, streams = MODES[name](StandInUsers(40, 30, device=device)), TensorStreams(1, device)
+        held = [world.initial_state(world.population(8), streams)]
+        action = act(world, 8).to(device)
+
+        def step():
+            world.observe(held[0])
+            held[0], _ = world.transition(held[0], action, streams)
+
+        return step
+
+    check_no_sync(build, name)
 
 
 @pytest.mark.parametrize("name", MODES)
@@ -133,7 +138,7 @@ def test_probabilities_are_those_documented():
 
 def test_immediate_rewards_weigh_what_each_task_weighs():
     happened = torch.tensor([1.0, 0, 1, 0, 0, 0, 1])
-    users = Uniform((2 * happened - 1) * torch.inf)
+    users = UniformUsers((2 * happened - 1) * torch.inf)
     slate = torch.arange(6).expand(4, -1)
     weights = torch.ones(4, 7)
     config = SessionConfig(double_sigmoid=False, similarity=0.0)
@@ -190,7 +195,7 @@ def test_auros_drift_is_one_step_in_a_thousand_as_shipped_and_all_as_meant():
 def test_gfns_satisfaction_after_n_slates_of_one_value(feed_probabilities):
     """Over the ends of four sessions: v (1 - .7^n), never reset."""
     score = torch.tensor([0.3, -0.2, 0.1, 0.0, -1.0, 0.5, 0.2]) if feed_probabilities else torch.inf
-    world = GfnWorld(GfnConfig(feed_probabilities=feed_probabilities), Uniform(score))
+    world = GfnWorld(GfnConfig(feed_probabilities=feed_probabilities), UniformUsers(score))
     v = float((torch.sigmoid(torch.as_tensor(score)) * gfn_weights()).sum())
     streams = TensorStreams(2)
     state = world.initial_state(world.population(5), streams)

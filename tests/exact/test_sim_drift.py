@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from recrl.checks import check_no_sync
 from recrl.core.config import from_json, to_json
 from recrl.core.errors import ConfigError, ContractError
 from recrl.core.streams import Purpose, Streams
@@ -128,6 +129,25 @@ def test_without_amplitude_nothing_drifts(name):
     if name == "mix":
         torch.testing.assert_close(d.user_mix(DAYS)[0], torch.tensor([0.2, 0.4, 0.3, 0.1]))
         assert torch.equal(d.user_mix(DAYS), d.user_mix(DAYS)[:1].expand(60, -1))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_look_up_waits_for_the_device(name):
+    def build(device):
+        config = DriftConfig(name, newborn_share=0.3, item_life_days=9.0)
+        d = Drift(config, dim=7, n_items=12, groups=GROUPS, device=device)
+        day, items, rows, draws = torch.rand(8), torch.zeros(8, 3, dtype=torch.int64), torch.zeros(8, 15), torch.rand(8, 2)
+        day, items, rows, draws = (x.to(device) for x in (day, items, rows, draws))
+        return lambda: (
+            d.truth(day),
+            d.live(day),
+            d.live(day, items),
+            d.item_shift(day, items),
+            d.turned(day, rows),
+            d.arriving(day, draws),
+        )
+
+    check_no_sync(build, name)
 
 
 def test_days_beyond_the_horizon_count_as_its_last():

@@ -16,15 +16,19 @@ from recrl.core.behaviours import BEHAVIOURS
 from recrl.core.errors import ConfigError, DataError, StorageError
 from recrl.core.torch.streams import TensorStreams
 from recrl_datasets import Log, sessions
-from simulators.calibration import SCHEMA, calibration_table, verdict
+from simulators.boosted_fit import BoostedConfig
+from simulators.calibration import RELIABILITY_SCHEMA, SCHEMA, auc_influence, calibration_table, clustered_auc, reliability_table, verdict
 from simulators.config import WorldConfig
+from simulators.ensemble import Ensemble, bootstrap_weights, fit_ensemble
 from simulators.fit import FitConfig, FittedWorld, activity_groups, fit_world
 from simulators.law_fit import fit_leave, fit_retention, person_days
 from simulators.logistic import fit_logistic
 from simulators.response_fit import ResponseConfig
+from simulators.retention import RetentionLaw
 from simulators.satisfaction import Satisfaction
+from simulators.sequence_fit import SequenceConfig
 from simulators.toy import TOY_CONFIG
-from simulators.trace import trace
+from simulators.trace import session_weekdays, trace
 
 DAY = 86_400_000
 
@@ -93,6 +97,17 @@ def test_logistic_fit_agrees_with_statsmodels_cluster_covariance():
 def test_logistic_fits_without_a_maximum_are_refused(x, y):
     with pytest.raises(DataError):
         fit_logistic(x, y, np.arange(20), where="test")
+
+
+def test_weights_of_a_logistic_fit_are_repetitions():
+    rng = np.random.default_rng(2)
+    x = np.column_stack([np.ones(200), rng.normal(size=200)])
+    y, cluster, times = (rng.random(200) < 0.4).astype(float), rng.integers(0, 30, 200), rng.integers(0, 4, 200)
+    weighted = fit_logistic(x, y, cluster, where="test", weights=times.astype(float))
+    kept = np.repeat(np.arange(200), times)
+    repeated = fit_logistic(x[kept], y[kept], cluster[kept], where="test")
+    np.testing.assert_allclose(weighted.coefficients, repeated.coefficients, rtol=1e-7)
+    np.testing.assert_allclose(weighted.covariance, repeated.covariance, rtol=1e-6)
 
 
 # ---------------------------------------------------------------- covariates
@@ -182,6 +197,37 @@ def test_group_effects_are_centred_and_an_empty_group_gets_none():
     share = np.bincount(codes[cut.user[row]] + 1, minlength=3)[1:]
     assert share @ np.array(law.group_effects[:2]) == pytest.approx(0.0, abs=1e-9)
     assert law.group_effects[2] == 0.0
+
+
+def test_weekdays_of_sessions_and_of_the_days_after_them():
+    # 1 January 1970 was a Thursday; sessions on that day and on the next Monday
+    columns = {"user": np.zeros(3, np.int32), "item": np.zeros(3, np.int32), "timestamp_ms": np.array([0, 1, 4 * DAY], np.int64)}
+    cut = sessions(Log.from_arrays(columns, n_users=1, n_items=1), rule="day")
+    assert session_weekdays(cut).tolist() == [3, 0]
+    law = replace(RetentionLaw.published(), delta_dow=(1.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0))
+    assert law.calendar(3).tolist() == [0.0, 0.0, -1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0]
+    assert law.calendar([3, 0]).shape == (2, 10)
+    assert not RetentionLaw.published().calendar(0).any()
+    np.testing.assert_array_equal(law.hazards(), RetentionLaw.published().hazards())
+    with pytest.raises(ConfigError, match="seven effects"):
+        replace(law, delta_dow=(1.0, -1.0))
+    with pytest.raises(ConfigError, match="sum to 0"):
+        replace(law, delta_dow=(1.0,) * 7)
+
+
+def test_weekday_effects_make_each_weekdays_share_that_of_those_at_risk():
+    log = make_log(users=120, days=30)
+    fit = fit_world(log, sessions=sessions(log, rule="day"), config=QUICK)
+    law = fit.retention
+    assert sum(law.delta_dow) == pytest.approx(0.0, abs=1e-9)
+    assert all(low < effect < high for effect, (low, high) in zip(law.delta_dow, law.delta_dow_interval, strict=True))
+    held = {(r["quantity"], r["group"]): r for r in calibration_table(fit, sessions(log, rule="day")).to_pylist()}
+    for group in ("Monday", "Thursday", "Sunday", "day 1", "day 3"):
+        row = held["return_hazard", group]
+        assert row["simulated"] == pytest.approx(row["logged"], abs=1e-6)
+    assert held["delta_dow", "Monday"]["lower"] == law.delta_dow_interval[0][0]
+    short = make_log(users=120, days=13)
+    assert fit_world(short, sessions=sessions(short, rule="day"), config=QUICK).retention.delta_dow == ()
 
 
 def test_logs_without_leaving_or_returning_are_refused():
@@ -358,3 +404,103 @@ def test_a_fitted_world_lives(fitted):
         state, outcome = world.transition(state, torch.zeros(64, 7), streams)
     assert torch.isfinite(outcome.reward).all()
     assert int(state.session.max()) > 1
+
+
+# ---------------------------------------------------------------- areas under the curve
+
+
+def test_auc_and_its_clustered_error_are_those_of_all_pairs():
+    from sklearn.metrics import roc_auc_score
+
+    rng = np.random.default_rng(3)
+    y, score, cluster = (rng.random(80) < 0.4).astype(float), rng.integers(0, 12, 80) / 12, rng.integers(0, 9, 80)
+    good, bad = np.flatnonzero(y), np.flatnonzero(1 - y)
+    wins = (score[good][:, None] > score[bad]) + 0.5 * (score[good][:, None] == score[bad])
+    auc, half = clustered_auc(score, y, cluster)
+    assert auc == pytest.approx(wins.mean()) == pytest.approx(roc_auc_score(y, score))
+    share = np.zeros(9)
+    np.add.at(share, cluster[good], (wins.mean(1) - auc) / good.size)
+    np.add.at(share, cluster[bad], (wins.mean(0) - auc) / bad.size)
+    assert half == pytest.approx(1.959964 * np.sqrt((share**2).sum()))
+    np.testing.assert_allclose(auc_influence(score, y, cluster)[1], share, atol=1e-12)
+
+
+def test_reliability_bins_hold_all_rows_from_the_least_to_the_most_likely(fitted):
+    log, fit = fitted
+    table = reliability_table(fit, log)
+    assert table.schema == RELIABILITY_SCHEMA
+    rows = [r for r in table.to_pylist() if r["behaviour"] == "click"]
+    assert [r["bin"] for r in rows] == list(range(10))
+    assert sum(r["rows"] for r in rows) == log.n_rows
+    predicted = [r["predicted"] for r in rows]
+    assert predicted == sorted(predicted)
+    assert np.average([r["logged"] for r in rows], weights=[r["rows"] for r in rows]) == pytest.approx(float(log.column("click").mean()))
+    assert all(r["lower"] <= r["logged"] <= r["upper"] for r in rows)
+
+
+# ---------------------------------------------------------------- other models, ensembles
+
+
+@pytest.mark.parametrize("model", ["sequence", "boosted"])
+def test_other_models_fit_save_and_live(model, tmp_path):
+    log = make_log(users=40)
+    config = replace(
+        QUICK, model=model, sequence=SequenceConfig(dim=4, memory=16, epochs=1), boosted=BoostedConfig(trees=3, groups=4, min_leaf_rows=20)
+    )
+    fit = fit_world(log, sessions=sessions(log, rule="day"), config=config)
+    fit.save(tmp_path)
+    again = FittedWorld.load(tmp_path)
+    assert (again.config, type(again.response)) == (config, type(fit.response))
+    assert any("tabulated" in note for note in again.notes()) == (model == "boosted")
+    held = {(r["quantity"], r["group"]): r for r in calibration_table(again, sessions(log, rule="day")).to_pylist()}
+    assert held["rate", "click"]["simulated"] == pytest.approx(held["rate", "click"]["logged"], rel=2e-3 if model == "sequence" else 0.1)
+    world = again.world(WorldConfig(pool_size=12, exclude_recent=6))
+    state = world.initial_state(world.population(32), TensorStreams(1))
+    for _ in range(5):
+        state, outcome = world.transition(state, torch.ones(32, 7), TensorStreams(1))
+    assert torch.isfinite(outcome.reward).all()
+    assert state.memory.shape == (32, 16 if model == "sequence" else 0)
+
+
+def test_bootstrap_weights_belong_to_users_members_and_seeds():
+    log = make_log(users=400, days=2)
+    one = bootstrap_weights(log, 0)
+    assert (one > 0).all()
+    # exponential draws: mean and deviation 1, five standard errors of each (false alarm 6e-7)
+    assert one.mean() == pytest.approx(1.0, abs=5 / 20)
+    assert one.std() == pytest.approx(1.0, abs=5 * math.sqrt(8) / 20)
+    np.testing.assert_array_equal(one, bootstrap_weights(log.select(np.arange(log.n_rows) % 2 == 0), 0))
+    for other in (bootstrap_weights(log, 1), bootstrap_weights(log, 0, seed=1)):
+        assert abs(np.corrcoef(one, other)[0, 1]) < 0.25
+
+
+def test_an_ensemble_goes_on_where_it_was_stopped(tmp_path):
+    log = make_log(users=30)
+    given = {"sessions": sessions(log, rule="day"), "config": QUICK}
+
+    def stop(share: float, what: str) -> None:
+        if what.startswith("member 2"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit_ensemble(log, tmp_path / "cut", members=3, progress=stop, **given)
+    assert len(Ensemble(tmp_path / "cut")) == 1
+    told: list[tuple[float, str]] = []
+    found = fit_ensemble(log, tmp_path / "cut", members=3, progress=lambda share, what: told.append((share, what)), **given)
+    assert told[0][1].startswith("member 2 of 3")
+    whole = fit_ensemble(log, tmp_path / "whole", members=3, **given)
+    assert len(found) == len(whole) == 3
+    for one, other in zip(found, whole, strict=True):
+        assert torch.equal(one.response.items, other.response.items)
+        assert one.retention == other.retention
+    assert not torch.equal(whole[0].response.items, whole[-1].response.items)
+    assert whole[0].retention.day_logits != whole[1].retention.day_logits
+    assert [m.data_hash for m in whole[1:]] == [log.content_hash] * 2
+    with pytest.raises(ConfigError, match="another log, configuration or seed"):
+        fit_ensemble(log, tmp_path / "cut", members=3, seed=1, **given)
+    with pytest.raises(ConfigError, match="members=1"):
+        fit_ensemble(log, tmp_path / "one", members=1, **given)
+    (tmp_path / "none").mkdir()
+    (tmp_path / "none" / "ensemble.json").write_text("{}")
+    with pytest.raises(StorageError, match="no members"):
+        Ensemble(tmp_path / "none")

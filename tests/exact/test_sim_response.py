@@ -12,6 +12,7 @@ from recrl.core.behaviours import BEHAVIOURS
 from recrl.core.errors import ConfigError, ContractError, DataError, StorageError
 from recrl_datasets import Log
 from simulators.published import CLICK_GIVEN, RATES
+from simulators.rates import rate_shifts
 from simulators.response import WIDTH, LatentResponse, calibrated, normal_quantiles
 from simulators.response_fit import ResponseConfig, fit_response
 from simulators.toy import TOY_RATES, toy_response
@@ -256,6 +257,48 @@ def test_logs_that_cannot_be_fitted_are_refused():
     for bad in ({"dim": 0}, {"epochs": 0}, {"learning_rate": -1.0}, {"rates": "mine"}):
         with pytest.raises(ConfigError):
             ResponseConfig(**bad)
+
+
+def test_unknown_users_of_the_latent_model_have_the_logs_rates():
+    """Users with many rows click less here: the average user is not the average row, but a log of unknown users has the log's rates."""
+    rng = np.random.default_rng(0)
+    rows = np.repeat([3, 40], 60)
+    user = np.repeat(np.arange(120), rows)
+    click = rng.random(user.size) < np.where(rows[user] == 3, 0.8, 0.3)
+    columns = {"user": user.astype(np.int32), "item": rng.integers(0, 20, user.size).astype(np.int32)}
+    columns |= {"timestamp_ms": np.arange(user.size), "click": click.astype(np.uint8)}
+    log = Log.from_arrays(columns, n_users=121, n_items=20)
+    model = fit_response(log, ResponseConfig(dim=2, epochs=10, batch=128))
+    item = torch.from_numpy(columns["item"].astype(np.int64)).unsqueeze(1)
+    for user_index in (-1, 120):
+        p = model.scores(torch.full((log.n_rows,), user_index), item)[:, 0, 0].double().mean()
+        assert float(p) == pytest.approx(click.mean(), rel=1e-3)
+    assert float(torch.sigmoid(model.users[:120, 2] + model.intercepts[0]).mean()) > click.mean() + 0.05
+
+
+def test_weights_count_users_and_leave_their_own_rows_alone():
+    log = logged(6_000)
+    weights = np.random.default_rng(1).exponential(size=50) + 0.01
+    config = ResponseConfig(epochs=2)
+    plain, same, other = (fit_response(log, config, weights=w) for w in (None, np.full(50, 7.0), weights))
+    torch.testing.assert_close(plain.users, same.users, atol=2e-4, rtol=1e-3)
+    share = weights[log.column("user")]
+    for k, name in enumerate(BEHAVIOURS):
+        p = scores_of_rows(other, log)[:, 0, k].double().numpy()
+        assert np.average(p, weights=share) == pytest.approx(np.average(log.column(name), weights=share), rel=1e-3)
+    with pytest.raises(DataError, match="weights of shape"):
+        fit_response(log, config, weights=np.ones(3))
+
+
+def test_shifts_of_weighted_rows_are_those_of_repeated_rows():
+    logits, times = torch.randn(60, 7, generator=torch.Generator().manual_seed(0)), torch.arange(60) % 4
+    given = {name: 0.9 for name in BEHAVIOURS[1:]}
+    rates = dict.fromkeys(BEHAVIOURS, 0.05) | {"click": 0.4}
+    weighted, off = rate_shifts(logits, rates, given, times)
+    repeated, also = rate_shifts(logits.repeat_interleave(times, dim=0), rates, given)
+    torch.testing.assert_close(weighted, repeated)
+    assert torch.equal(off, also)
+    assert float(off[1]) == pytest.approx(0.05 * 0.1 / 0.6)
 
 
 def test_toy_rates():

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recrl.core.streams import C1, C2, M1, M2, Purpose, Streams, key_of
+from recrl.core.streams import C1, C2, M1, M2, Purpose, Streams, key_of, mix
 
 
 def _signed(word: int) -> int:
@@ -61,16 +61,32 @@ class TensorStreams:
                 # NumPy gives an array without rows strides of 0, which torch will not view as another type
                 return torch.empty(drawn.shape, dtype=torch.int64)
             return torch.from_numpy(drawn.view(np.int64))
+        base = self._bases(ids, step, purpose)
+        words = _mix(base.unsqueeze(-1) + self._counter(math.prod(shape))).reshape(base.shape[0], *shape)
+        return words if keep == 64 else _shift(words, 64 - keep)
+
+    def _bases(self, ids: Tensor, step: Tensor | int, purpose: Purpose) -> Tensor:
         base = _mix(ids.to(torch.int64) * _C1 + _signed(key_of(self.seed, purpose)))
         offset = step.to(torch.int64) * _C2 if isinstance(step, Tensor) else _signed((int(step) * C2) & (2**64 - 1))
-        base = _mix(base + offset)
-        count = math.prod(shape)
+        return _mix(base + offset)
+
+    def _counter(self, count: int) -> Tensor:
         counter = self._counters.get(count)
         if counter is None:
             counter = torch.arange(1, count + 1, dtype=torch.int64, device=self.device) * _C2
             self._counters[count] = counter
-        words = _mix(base.unsqueeze(-1) + counter).reshape(base.shape[0], *shape)
-        return words if keep == 64 else _shift(words, 64 - keep)
+        return counter
+
+    def planes(self, ids: Tensor, step: Tensor | int, purpose: Purpose, shape: tuple[int, int]) -> Tensor:
+        """The words of :meth:`bits` with the first axis of ``shape`` (K, M) in front: ``(K, B, M)`` int64, in long runs."""
+        k, m = shape
+        if self._host is None:
+            base = self._bases(ids, step, purpose).unsqueeze(1)
+            return _mix((base + self._counter(k * m)[:m]).reshape(1, -1) + (self._counter(k * m) - _C2)[::m].unsqueeze(1)).view(k, -1, m)
+        host = self._host.bases(ids.numpy(), step.numpy() if isinstance(step, Tensor) else step, purpose)
+        counter = np.arange(k * m, dtype=np.uint64) * np.uint64(C2)
+        words = (host[:, None] + (counter[:m] + np.uint64(C2))).reshape(1, -1) + counter[::m, None]
+        return torch.from_numpy(mix(words).view(np.int64).reshape(k, len(host), m))
 
     def uniform(
         self,
