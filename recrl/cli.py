@@ -42,6 +42,7 @@ VERBS: dict[str, Verb] = {
     "simulate fit": Verb("recrl.verbs.simulate", "fit", "fit a user-retention simulator to a log"),
     "simulate report": Verb("recrl.verbs.simulate", "report", "how well a fitted simulator matches held-out users"),
     "ab": Verb("recrl.verbs.ab", "ab", "A/B test of policies in a fitted simulator"),
+    "power": Verb("recrl.verbs.power", "plan", "how many users an A/B test needs, or what it can show"),
     "runs list": Verb("recrl.verbs.runs", "list_runs", "runs: state, progress, age, size"),
     "runs show": Verb("recrl.verbs.runs", "show_run", "one run: options, metrics, what it holds, how to go on"),
     "runs rm": Verb("recrl.verbs.runs", "remove_runs", "remove runs"),

@@ -17,7 +17,10 @@ from recrl.pipeline.compare import CompareConfig, compare
 from recrl.pipeline.data import DataOptions, load_store
 from recrl.pipeline.policies import fingerprint, named_policies
 from recrl.pipeline.setting import Setting
+from recrl.pipeline.shards import EngineOptions
 from recrl.pipeline.simulate import load_simulator, simulator_hash
+from simulators.ensemble import Ensemble
+from simulators.fit import FittedWorld
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,9 @@ class AbOptions:
         simulator: run that holds a fitted simulator (`recrl simulate fit`); default `simulator-<data>`.
         data: the log that policies and simulator were made from.
         compare: size and assumptions.
+        members: simulators of the ensemble (`recrl simulate fit --members 10`) to simulate too: intervals that hold the uncertainty of
+            the fit.
+        engine: who simulates; the same command goes on where it was stopped.
         seed: of users and noise.
         device: `auto`, `cpu` or `cuda`.
         runs: where runs live.
@@ -39,6 +45,8 @@ class AbOptions:
     simulator: Path | None = None
     data: Annotated[DataOptions, tyro.conf.arg(name="")] = DataOptions()
     compare: Annotated[CompareConfig, tyro.conf.arg(name="")] = CompareConfig()
+    members: int = 0
+    engine: Annotated[EngineOptions, tyro.conf.arg(name="")] = EngineOptions()
     seed: int = 0
     device: str = "cpu"
     runs: Path = Path("runs")
@@ -58,10 +66,12 @@ def ab(options: AbOptions, talk: Talk) -> None:
             mend="recrl ab popularity RUN",
         )
     folder, fitted = load_simulator(options.simulator, options.runs, store)
+    members = ensemble_members(folder, options.members)
     asked = {
         **options.data.asked(store),
         "policies": {name: fingerprint(policy) for name, policy in policies.items()},
         "simulator": simulator_hash(folder),
+        "members": options.members,
         **to_dict(options.compare),
     }
     run = RunFolder.create(
@@ -75,12 +85,42 @@ def ab(options: AbOptions, talk: Talk) -> None:
     with run.running():
         report = run.heartbeats(talk.progress("A/B"))
         baseline = next(iter(policies))
-        tables = compare(setting, fitted, policies, baseline, options.compare, run, seed=options.seed, device=device, progress=report)
+        tables = compare(
+            setting,
+            fitted,
+            policies,
+            baseline,
+            options.compare,
+            run,
+            seed=options.seed,
+            device=device,
+            progress=report,
+            members=members,
+            engine=options.engine,
+        )
     talk.close()
     rows = {name: table.to_pylist() for name, table in tables.items()}
     print_effects(rows["ab_metrics"], rows["ab_design"], talk)
+    print_uncertainty(rows["ab_uncertainty"], talk)
     talk.say(f"run: {run.path}")
-    talk.result({"run": str(run.path), "metrics": rows["ab_metrics"], "design": rows["ab_design"]})
+    told = {name: rows[f"ab_{name}"] for name in ("metrics", "design", "uncertainty", "guardrails")}
+    talk.result({"run": str(run.path), **told})
+
+
+def ensemble_members(simulator: Path, count: int) -> list[FittedWorld]:
+    """The first ``count`` members of the ensemble beside a saved simulator.
+
+    **Errors**: :class:`ConfigError` where there are fewer.
+    """
+    if count == 0:
+        return []
+    folder = simulator.parent / "ensemble"
+    found = Ensemble(folder)[:count] if folder.is_dir() else []
+    if len(found) < count or count == 1:
+        what = f"{len(found)} members of an ensemble are there, {count} were asked for"
+        mend = f"recrl simulate fit --members {max(count, 10)}" if count > 1 else "one tells nothing: ask for 2 or more"
+        raise ConfigError(what, where="--members", mend=mend)
+    return found
 
 
 def print_effects(rows: list[dict[str, Any]], design: list[dict[str, Any]], talk: Talk) -> None:
@@ -94,3 +134,21 @@ def print_effects(rows: list[dict[str, Any]], design: list[dict[str, Any]], talk
         how = "the same users and noise in every arm" if d["paired"] else "users randomised to arms"
         talk.say(f"scenario {d['eta_scenario']}: satisfaction's effect on return assumed as eta_s = {d['eta']:g}")
         talk.say(f"  {d['users']:,} users, {d['days']} days, {how}")
+
+
+def print_uncertainty(rows: list[dict[str, Any]], talk: Talk) -> None:
+    """Effects over scenarios and, with an ensemble, over simulators; nothing where one simulator under one scenario was asked."""
+    if len({row["scenario"] for row in rows}) < 2 and not any(row["members"] for row in rows):
+        return
+    shown = []
+    for row in sorted(rows, key=lambda row: (row["metric"], row["arm"])):
+        plain, over = (span(row[f"{kind}lower"], row[f"{kind}upper"]) for kind in ("plain_", ""))
+        eta = "" if row["eta"] is None else f"{row['eta']:g}"
+        shown.append([row["scenario"], eta, row["metric"], row["arm"], plain, over, row["verdict"]])
+    over_what = f"{rows[0]['members']} simulators" if rows[0]["members"] else "one simulator"
+    talk.table(f"With the simulator's uncertainty: {over_what}", ["scenario", "eta_s", "metric", "arm", "plain", "whole", "verdict"], shown)
+
+
+def span(lower: float, upper: float) -> str:
+    """An interval as text."""
+    return f"[{lower:+.4g}, {upper:+.4g}]"

@@ -19,6 +19,8 @@ class Design:
         baseline: arm that the others are compared with; empty for the first.
         level: confidence level of intervals and, with its complement, of verdicts.
         deterministic: arms that act by the mode of their policy instead of drawing.
+        pre_days: days that every user also lives under the baseline, with other luck: the covariates of CUPED. Arms that share no
+            users (``paired=False``) gain from it; 0 leaves the users' own baseline of satisfaction as the covariate.
         eta_scenario: name of the satisfaction effect on return that the worlds were built with.
         eta: its value.
     """
@@ -30,6 +32,7 @@ class Design:
     baseline: str = ""
     level: float = 0.95
     deterministic: tuple[str, ...] = ()
+    pre_days: int = 0
     eta_scenario: str = "fitted"
     eta: float = 0.0
 
@@ -37,6 +40,10 @@ class Design:
         for name, least in (("users", 2), ("days", 1)):
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} is {getattr(self, name)}", where=f"Design.{name}", mend=f"it must be at least {least}")
+        if not 0 <= self.pre_days <= self.days:
+            raise ConfigError(
+                f"pre_days is {self.pre_days}", where="Design.pre_days", mend=f"give 0 to {self.days}, the days of the experiment"
+            )
         if not 0.0 < self.level < 1.0:
             raise ConfigError(f"level is {self.level}; a confidence level lies between 0 and 1", where="Design.level", mend="0.95 is usual")
 
@@ -57,6 +64,8 @@ class MetricSpec:
 
 METRICS: tuple[MetricSpec, ...] = (
     MetricSpec("day1_retention", "share of users", True, "returned_next_day"),
+    MetricSpec("day7_retention", "share of users", True, "active_day_7"),
+    MetricSpec("day30_retention", "share of users", True, "active_day_30"),
     MetricSpec("return_gap", "days", False, "gap_days", "returns"),
     MetricSpec("churn_share", "share of users", False, "churned"),
     MetricSpec("active_days", "days a user", True, "active_days"),
@@ -71,6 +80,30 @@ METRICS: tuple[MetricSpec, ...] = (
 )
 """What every experiment reports.
 
-``day1_retention`` counts users back on the day after their first session; ``return_gap`` averages over sessions that a return
-follows, also beyond the last day (the simulator knows it), and leaves churned users to ``churn_share``.
+``day<k>_retention`` counts users who have a session on day ``k``, their first being on day 0; the last day may be the first one that
+is not simulated any more, because the simulator knows when a user comes back. ``return_gap`` averages over sessions that a return
+follows, also beyond the last day, and leaves churned users to ``churn_share``.
 """
+
+GUARDRAILS: tuple[MetricSpec, ...] = (
+    MetricSpec("novelty", "bits", True, "novelty_bits", "shown"),
+    MetricSpec("slate_diversity", "share", True, "diversity", "requests"),
+)
+"""Of what is shown: ``-log2`` of an item's share in the log, and one minus the mean cosine between two items of a slate."""
+
+RETENTION_DAYS = (7, 30)
+"""Days whose activity is a metric, beside day 1."""
+
+DAILY = ("requests", "sessions", "shown", "click", "long_view", "watch_seconds")
+"""Columns that are also kept by day."""
+
+DAILY_METRICS: tuple[MetricSpec, ...] = (
+    MetricSpec("active_days", "days a user", True, "active"),
+    MetricSpec("sessions", "sessions a user", True, "sessions"),
+    MetricSpec("session_depth", "requests a session", True, "requests", "sessions"),
+    MetricSpec("requests", "requests a user", True, "requests"),
+    MetricSpec("watch_seconds", "seconds a user", True, "watch_seconds"),
+    MetricSpec("click_rate", "share of shown items", True, "click", "shown"),
+    MetricSpec("long_view_rate", "share of shown items", True, "long_view", "shown"),
+)
+"""Metrics that are followed from day to day; numerators and denominators are daily columns, ``active`` a day with any request."""

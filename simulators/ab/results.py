@@ -1,174 +1,109 @@
-"""What an A/B experiment found: per-user numbers of every arm, and the tables of a run made from them."""
+"""The tables of a run, made from an experiment's users."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
-from recrl.core.errors import ConfigError
-from simulators.ab.design import METRICS, Design, MetricSpec
-from simulators.ab.statistics import Effect, adjusted, compare, log_rank_p, mean_interval, return_curve, sample_ratio_p, share_interval
+from simulators.ab.breakdown import cuped_rows, exposure_rows, guardrail_rows, segment_rows
+from simulators.ab.comparison import Comparison, verdict
+from simulators.ab.design import METRICS
+from simulators.ab.sequential import by_day_rows, sequential_rows
+from simulators.ab.statistics import adjusted, mean_interval, return_curve, sample_ratio_p, share_interval
 
-Float64 = NDArray[np.float64]
-
-
-def _schema(strings: str, integers: str, doubles: str) -> dict[str, pa.DataType]:
-    kinds = ((strings, pa.string()), (integers, pa.int64()), (doubles, pa.float64()))
-    return {name: kind for names, kind in kinds for name in names.split()}
-
-
-def _ordered(order: str, types: dict[str, pa.DataType]) -> pa.Schema:
-    return pa.schema([(name, types.get(name, pa.bool_())) for name in order.split()])
-
-
-_TYPES = _schema(
-    "scenario metric unit arm baseline verdict arms eta_scenario",
-    "users days seed day user_steps",
-    "mean baseline_mean effect lower upper level p_value relative_effect value returned_share eta sample_ratio_p seconds",
-)
-SCHEMAS: dict[str, pa.Schema] = {
-    "ab_metrics": _ordered(
-        "scenario metric unit arm baseline mean baseline_mean effect lower upper level p_value relative_effect users higher_is_better "
-        "verdict",
-        _TYPES,
+_KINDS: tuple[tuple[str, pa.DataType], ...] = (
+    (
+        "scenario metric unit arm baseline verdict arms eta_scenario covariate segment group provider members",
+        pa.string(),
     ),
-    "ab_daily": _ordered("scenario arm metric day value lower upper", _TYPES),
-    "ab_retention": _ordered("scenario arm day returned_share lower upper", _TYPES),
-    "ab_design": _ordered("users days paired seed arms baseline eta_scenario eta sample_ratio_p user_steps seconds", _TYPES),
+    ("users days seed day user_steps pre_days simulators", pa.int64()),
+)
+_TYPES: dict[str, pa.DataType] = {name: kind for names, kind in _KINDS for name in names.split()}
+_TYPES |= dict.fromkeys(("paired", "higher_is_better"), pa.bool_())
+_EFFECT = "scenario metric unit arm baseline mean baseline_mean effect lower upper level p_value relative_effect"
+
+
+def _schema(order: str) -> pa.Schema:
+    """Columns in their order; what is no string, whole number or flag is a double."""
+    return pa.schema([(name, _TYPES.get(name, pa.float64())) for name in order.split()])
+
+
+SCHEMAS: dict[str, pa.Schema] = {
+    "ab_metrics": _schema(f"{_EFFECT} users higher_is_better verdict"),
+    "ab_daily": _schema("scenario arm metric day value lower upper"),
+    "ab_retention": _schema("scenario arm day returned_share lower upper log_rank_p"),
+    "ab_design": _schema("users days paired seed arms baseline eta_scenario eta sample_ratio_p user_steps seconds pre_days"),
+    "ab_sequential": _schema(
+        "scenario metric unit arm baseline day mean baseline_mean effect fixed_lower fixed_upper fixed_p_value lower upper p_value level "
+        "information_ratio higher_is_better verdict"
+    ),
+    "ab_by_day": _schema("scenario metric arm day effect lower upper"),
+    "ab_trend": _schema("scenario metric arm slope lower upper level p_value mean_effect verdict"),
+    "ab_cuped": _schema(
+        f"{_EFFECT} higher_is_better plain_lower plain_upper covariate predicted_reduction variance_reduction p_adjusted verdict"
+    ),
+    "ab_segments": _schema(f"{_EFFECT} higher_is_better segment group users heterogeneity_p p_adjusted verdict"),
+    "ab_guardrails": _schema(f"{_EFFECT} higher_is_better p_adjusted verdict"),
+    "ab_exposure": _schema(f"{_EFFECT} provider segment group p_adjusted"),
 }
 """Columns of each table, as ``docs/artifacts.md`` has them."""
 
 
 @dataclass(frozen=True, eq=False)
-class UserMetrics:
-    """Sums of one arm over each of its users.
-
-    **Shapes**: ``uid`` (n,) simulated user; every one of ``columns`` (n,); ``daily_requests`` and ``daily_watch_seconds`` (n, days)
-    float32, the latter ``None`` where the world has no watch time. Columns: ``requests``, ``sessions``, ``shown``, ``watch_seconds``,
-    the seven behaviours, ``returns`` (sessions that a return follows), ``gap_days`` (their sum), ``churned``, ``active_days``,
-    ``first_return_day`` (gap after the first session, 0 for none), ``returned_next_day``.
-    """
-
-    uid: NDArray[np.int64]
-    columns: Mapping[str, Float64]
-    daily_requests: NDArray[np.float32]
-    daily_watch_seconds: NDArray[np.float32] | None = None
-
-    @property
-    def users(self) -> int:
-        """Number of users."""
-        return int(self.uid.size)
-
-    def ratio(self, metric: MetricSpec) -> tuple[Float64, Float64] | None:
-        """Numerator and denominator of a metric for each user; ``None`` where the arm has no value for it."""
-        if metric.numerator not in self.columns:
-            return None
-        denominator = np.ones(self.users) if metric.denominator == "users" else self.columns[metric.denominator]
-        return (self.columns[metric.numerator], denominator) if denominator.sum() > 0 else None
-
-    def first_returns(self, days: int) -> tuple[Float64, NDArray[np.bool_]]:
-        """Day of the first return and whether it was seen within ``days`` days; both ``(n,)``."""
-        gap, last = self.columns["first_return_day"], days - 1
-        seen = (gap > 0) & (gap <= last)
-        return np.where(seen, gap, float(last)), seen
-
-
-@dataclass(frozen=True, eq=False)
-class ExperimentResult:
-    """An experiment's outcome; ``user_metrics`` has one entry an arm, in the order of the arms."""
-
-    design: Design
-    user_metrics: Mapping[str, UserMetrics]
-    seconds: float
-
-    @property
-    def arms(self) -> tuple[str, ...]:
-        """Names of the arms."""
-        return tuple(self.user_metrics)
-
-    @property
-    def baseline(self) -> str:
-        """Name of the arm that the others are compared with."""
-        return self.design.baseline or self.arms[0]
-
-    def effect(self, metric: str, arm: str) -> Effect:
-        """Difference of a metric between ``arm`` and the baseline.
-
-        **Errors**: :class:`ConfigError` for an unknown arm or metric, or one without a value in either arm.
-        """
-        spec = next((m for m in METRICS if m.name == metric), None)
-        if spec is None:
-            raise ConfigError(f"unknown metric {metric!r}", where="metric", mend=f"choose from: {', '.join(m.name for m in METRICS)}")
-        if arm not in self.user_metrics:
-            raise ConfigError(f"unknown arm {arm!r}", where="arm", mend=f"choose from: {', '.join(self.arms)}")
-        found = self._effect(spec, arm)
-        if found is None:
-            raise ConfigError(
-                f"{metric} has no value in this experiment", where="metric", mend="the world has no such signal, or nothing happened"
-            )
-        return found
-
-    def _effect(self, metric: MetricSpec, arm: str) -> Effect | None:
-        treated, base = (self.user_metrics[name].ratio(metric) for name in (arm, self.baseline))
-        if treated is None or base is None:
-            return None
-        return compare(treated, base, self.design.level, same_users=self.design.paired)
-
-    def log_rank_p(self, arm: str) -> float:
-        """p-value that ``arm`` and the baseline bring users back for the first time at the same rate."""
-        days = self.design.days
-        return log_rank_p(*self.user_metrics[arm].first_returns(days), *self.user_metrics[self.baseline].first_returns(days))
+class ExperimentResult(Comparison):
+    """An experiment's outcome."""
 
     def tables(self) -> dict[str, pa.Table]:
-        """The tables ``ab_metrics``, ``ab_daily``, ``ab_retention`` and ``ab_design`` by name."""
-        rows = {"ab_metrics": self._metrics(), "ab_daily": self._daily(), "ab_retention": self._retention(), "ab_design": [self._design()]}
+        """The tables of :data:`SCHEMAS` by name; some have no rows, such as segments without :class:`simulators.ab.facts.Facts`."""
+        daily, trends = by_day_rows(self)
+        rows = {
+            "ab_metrics": self._metrics(),
+            "ab_daily": self._daily(),
+            "ab_retention": self._retention(),
+            "ab_design": [self._design()],
+            "ab_sequential": sequential_rows(self),
+            "ab_by_day": daily,
+            "ab_trend": trends,
+            "ab_cuped": cuped_rows(self),
+            "ab_segments": segment_rows(self),
+            "ab_guardrails": guardrail_rows(self),
+            "ab_exposure": exposure_rows(self),
+        }
         return {name: pa.Table.from_pylist(rows[name], schema=schema) for name, schema in SCHEMAS.items()}
 
     def _metrics(self) -> list[dict[str, Any]]:
         """One row a metric and arm; metrics without a value in the baseline or in an arm have none there."""
-        found = [(m, arm, e) for m in METRICS for arm in self.arms if (e := self._effect(m, arm)) is not None]
+        found = [(m, arm, e) for m in METRICS for arm in self.arms if (e := self.effect_of(m, arm)) is not None]
         # the baseline against itself is no test
         tests = [k for k, (_, arm, _) in enumerate(found) if arm != self.baseline]
         shown = np.zeros(len(found), dtype=bool)
         shown[tests] = adjusted([found[k][2].p_value for k in tests], "holm") < 1.0 - self.design.level
-        return [self._metric(m, arm, effect, bool(s)) for (m, arm, effect), s in zip(found, shown, strict=True)]
-
-    def _metric(self, metric: MetricSpec, arm: str, effect: Effect, shown: bool) -> dict[str, Any]:
-        better = (effect.effect > 0) == metric.higher_is_better
-        return {
-            "scenario": self.design.eta_scenario,
-            "metric": metric.name,
-            "unit": metric.unit,
-            "arm": arm,
-            "baseline": self.baseline,
-            "mean": effect.mean,
-            "baseline_mean": effect.baseline_mean,
-            "effect": effect.effect if arm != self.baseline else 0.0,
-            "lower": effect.lower if arm != self.baseline else 0.0,
-            "upper": effect.upper if arm != self.baseline else 0.0,
-            "level": effect.level,
-            "p_value": effect.p_value if arm != self.baseline else 1.0,
-            "relative_effect": effect.relative if arm != self.baseline else 0.0,
-            "users": self.user_metrics[arm].users,
-            "higher_is_better": metric.higher_is_better,
-            "verdict": "no difference shown" if not shown else "better" if better else "worse",
-        }
+        rows = []
+        for (metric, arm, effect), significant in zip(found, shown, strict=True):
+            row = self.row(metric, arm, effect) | {
+                "users": self.user_metrics[arm].users,
+                "verdict": verdict(effect.effect, metric.higher_is_better, bool(significant)),
+            }
+            if arm == self.baseline:
+                row |= {"effect": 0.0, "lower": 0.0, "upper": 0.0, "p_value": 1.0, "relative_effect": 0.0}
+            rows.append(row)
+        return rows
 
     def _daily(self) -> list[dict[str, Any]]:
         level, rows = self.design.level, []
         for arm, found in self.user_metrics.items():
-            active = (found.daily_requests > 0).sum(axis=0)
+            active = found.active().sum(axis=0)
+            low, high = share_interval(active, found.users, level)
             series: dict[str, tuple[Any, Any, Any]] = {
-                "daily_active_share": (active / found.users, *share_interval(active, found.users, level)),
-                "requests_per_user": mean_interval(found.daily_requests.astype(np.float64), level),
+                "daily_active_share": (active / found.users, low, high),
+                "requests_per_user": mean_interval(found.daily["requests"], level),
+                "daily_active_users": (active, low * found.users, high * found.users),
             }
-            if found.daily_watch_seconds is not None:
-                series["watch_seconds_per_user"] = mean_interval(found.daily_watch_seconds.astype(np.float64), level)
+            if "watch_seconds" in found.daily:
+                series["watch_seconds_per_user"] = mean_interval(found.daily["watch_seconds"], level)
             for metric, columns in series.items():
                 for day, (value, lower, upper) in enumerate(zip(*columns, strict=True)):
                     rows.append(
@@ -182,8 +117,10 @@ class ExperimentResult:
             return []
         for arm, found in self.user_metrics.items():
             curve = return_curve(*found.first_returns(self.design.days), horizon, self.design.level)
+            p = None if arm == self.baseline else self.log_rank_p(arm)
             for day, share, lower, upper in zip(curve.day, curve.returned_share, curve.lower, curve.upper, strict=True):
-                rows.append({"arm": arm, "day": int(day), "returned_share": float(share), "lower": float(lower), "upper": float(upper)})
+                bounds = {"lower": float(lower), "upper": float(upper), "log_rank_p": p}
+                rows.append({"arm": arm, "day": int(day), "returned_share": float(share), **bounds})
         return [{"scenario": self.design.eta_scenario, **row} for row in rows]
 
     def _design(self) -> dict[str, Any]:
@@ -200,4 +137,5 @@ class ExperimentResult:
             "sample_ratio_p": None if self.design.paired else sample_ratio_p(counts),
             "user_steps": int(sum(found.columns["requests"].sum() for found in self.user_metrics.values())),
             "seconds": self.seconds,
+            "pre_days": self.design.pre_days,
         }

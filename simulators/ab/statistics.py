@@ -13,12 +13,11 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
-from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestIndPower, TTestPower
 from statsmodels.stats.proportion import proportion_confint
 
@@ -208,11 +207,14 @@ def share_interval(successes: ArrayLike, users: int, level: float = 0.95) -> tup
     return np.minimum(lower, share), np.maximum(upper, share)
 
 
-def mean_interval(per_user: Float64, level: float = 0.95) -> tuple[Float64, Float64, Float64]:
-    """Mean over users with its Student interval: ``(users, ...)`` -> mean, lower, upper ``(...)``."""
+def mean_interval(per_user: NDArray[np.floating[Any]], level: float = 0.95) -> tuple[Float64, Float64, Float64]:
+    """Mean over users with its Student interval: ``(users, ...)`` -> mean, lower, upper ``(...)``, computed in double precision."""
     _check_level(level)
-    mean = per_user.mean(axis=0)
-    reach = stats.t.ppf(0.5 + level / 2, per_user.shape[0] - 1) * per_user.std(axis=0, ddof=1) / np.sqrt(per_user.shape[0])
+    users = per_user.shape[0]
+    mean = per_user.mean(axis=0, dtype=np.float64)
+    # column by column: a large population's days are never copied as a whole
+    spread = np.stack([column.astype(np.float64).std(ddof=1) for column in per_user.reshape(users, -1).T]).reshape(mean.shape)
+    reach = stats.t.ppf(0.5 + level / 2, users - 1) * spread / np.sqrt(users)
     return mean, mean - reach, mean + reach
 
 
@@ -251,13 +253,18 @@ def log_rank_p(days: ArrayLike, returned: ArrayLike, baseline_days: ArrayLike, b
 
 def adjusted(p_values: ArrayLike, correction: Correction = "holm") -> Float64:
     """p-values corrected for their number: ``holm`` bounds the chance of any false claim, ``benjamini_hochberg`` the false share."""
-    names = {"holm": "holm", "benjamini_hochberg": "fdr_bh"}
-    if correction not in names:
-        raise ConfigError(f"unknown correction {correction!r}", where="correction", mend=f"choose one of: {', '.join(names)}")
+    if correction not in get_args(Correction):
+        raise ConfigError(
+            f"unknown correction {correction!r}", where="correction", mend=f"choose one of: {', '.join(get_args(Correction))}"
+        )
     given = values(p_values, "p_values", least=0)
-    if given.size == 0:
-        return given
-    return np.asarray(multipletests(given, method=names[correction])[1], dtype=np.float64)
+    if correction == "benjamini_hochberg" or given.size == 0:
+        return np.asarray(stats.false_discovery_control(given), dtype=np.float64) if given.size else given
+    order = np.argsort(given, kind="stable")
+    out = np.empty_like(given)
+    # the k-th smallest is one of as many as are left, and no smaller than those before it
+    out[order] = np.minimum(np.maximum.accumulate(given[order] * np.arange(given.size, 0, -1)), 1.0)
+    return out
 
 
 def power(effect: float, deviation: float, users: int, level: float = 0.95, *, same_users: bool = False) -> float:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
-import torch
 from scipy import stats
-from torch import Tensor
 
-from recrl.core.contracts import Action, ActionSpec, Observation
-from recrl.core.torch.streams import TensorStreams
 from simulators.ab import Design, ExperimentResult, UserMetrics, run_experiment
+from simulators.ab.design import DAILY_METRICS
+from simulators.ab.light import LightUsers
+from simulators.ab.sequential import confidence_sequence, daily_effects, normal_p
 from simulators.ab.statistics import cuped, power, welch
+from simulators.ab.uncertainty import combined
 from simulators.toy import TOY_CONFIG, toy_world
+from tests.support.arms import Constant
 
+FOLLOWED = ("active_days", "session_depth", "click_rate")
 METRICS = ("day1_retention", "sessions", "session_depth", "click_rate")
 
 
@@ -31,7 +32,9 @@ def light(rng: np.random.Generator, users: int, lift: float = 0.0) -> UserMetric
         "click": rng.binomial(6 * requests, 1 / (1 + np.exp(-0.4 * taste))),
         "returned_next_day": rng.random(users) < np.clip(0.6 + 0.1 * taste + lift, 0, 1),
     }
-    return UserMetrics(np.arange(users), {k: np.asarray(v, dtype=float) for k, v in columns.items()}, np.ones((users, 1), dtype=np.float32))
+    return UserMetrics(
+        np.arange(users), {k: np.asarray(v, dtype=float) for k, v in columns.items()}, {"requests": np.ones((users, 1), dtype=np.float32)}
+    )
 
 
 def test_identical_arms_differ_as_often_as_the_level_says() -> None:
@@ -81,20 +84,56 @@ def test_cuped_narrows_the_interval_and_keeps_the_effect() -> None:
     assert abs(np.std(adjusted) / np.std(raw) / 0.6 - 1) < 0.2
 
 
-class Constant:
-    """The same fusion weights for everybody."""
+def test_looking_every_day_stays_within_the_level() -> None:
+    """200 A/A experiments of 400 users over 20 days, looked at every day: naive looks find something in far more than 5 % (three metrics;
+    at least 12 % each, eight standard errors below what is found), always-valid ones in at most 6.8 % (14 of 200; the true rate is
+    about 1 %: false alarm below 1e-7), though users differ and their sums agree more than a Brownian path's.
+    """
+    naive, valid = dict.fromkeys(FOLLOWED, 0), dict.fromkeys(FOLLOWED, 0)
+    for k in range(200):
+        rng = np.random.default_rng((14, k))
+        first, second = (LightUsers.draw(200, rng).live(20, rng) for _ in range(2))
+        for metric in FOLLOWED:
+            found = daily_effects(first, second, next(m for m in DAILY_METRICS if m.name == metric), same_users=False)
+            assert found is not None
+            naive[metric] += min(normal_p(e, s) for e, s in zip(found.effect, found.error, strict=True)) < 0.05
+            valid[metric] += bool(confidence_sequence(found).p_value[-1] < 0.05)
+    assert all(count > 24 for count in naive.values()), naive
+    assert all(count <= 13 for count in valid.values()), valid
 
-    def __init__(self, spec: ActionSpec, weights: float) -> None:
-        self.action_spec, self.weights = spec, weights
 
-    def act(self, observation: Observation, streams: TensorStreams, *, step: Tensor | int = 0, deterministic: bool = False) -> Action:
-        return Action(torch.full((len(observation), *self.action_spec.shape), self.weights))
+def test_intervals_hold_a_known_effect_on_every_day_at_once() -> None:
+    """150 experiments with a planted lift: the always-valid intervals of all 20 days hold the truth in at least 92 % (the promise is
+    95 %, the true rate about 99 %: false alarm below 1e-6), the fixed one of the last day in 87 to 99.4 % (99.99 % band).
+    """
+    metric, lift = next(m for m in DAILY_METRICS if m.name == "active_days"), 0.1
+    truth, fixed, always = lift * np.arange(20), 0, 0
+    for k in range(150):
+        rng = np.random.default_rng((15, k))
+        arms = [LightUsers.draw(200, rng).live(20, rng, lift=extra) for extra in (lift, 0.0)]
+        found = daily_effects(*arms, metric, same_users=False)
+        assert found is not None
+        sequence = confidence_sequence(found)
+        always += bool(np.all((sequence.lower <= truth) & (truth <= sequence.upper)))
+        fixed += abs(found.effect[-1] - truth[-1]) <= 1.96 * found.error[-1]
+    assert always >= 138
+    assert 130 <= fixed <= 149
 
-    def log_prob(self, observation: Observation, action: Tensor) -> Tensor:
-        return torch.zeros(len(observation))
 
-    def save(self, folder: Path) -> None:
-        raise NotImplementedError
+def test_uncertainty_holds_a_planted_spread_of_simulators() -> None:
+    """400 times ten simulators whose effects spread around the truth by 1, each found with an error of .5: the whole interval holds the
+    truth in at least 90 % (it promises 95 %: false alarm below 1e-5), the interval of one simulator in fewer than 70 %.
+    """
+    rng, whole, plain = np.random.default_rng(16), 0, 0
+    for _ in range(400):
+        # the fit that is at hand is one draw around the truth, and so are its bootstraps around it
+        fit = rng.normal()
+        found = fit + rng.normal(size=10) + 0.5 * rng.normal(size=10)
+        over = combined(found.tolist(), [0.5] * 10)
+        whole += over.lower <= 0.0 <= over.upper
+        plain += abs(fit + 0.5 * rng.normal()) <= 1.96 * 0.5
+    assert whole >= 0.9 * 400
+    assert plain < 0.7 * 400
 
 
 def test_a_better_ranking_is_found_in_the_simulator_and_pairing_narrows_it() -> None:
