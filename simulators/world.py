@@ -188,7 +188,8 @@ class RetentionWorld:
         device, law = self.device, self.retention
         self._worth = torch.from_numpy(self.satisfaction.of_bits()).to(device)
         self._feedback = FeedbackLaw(self.response.off_click, self.response.watch)
-        self._day_logits = torch.tensor(law.day_logits, dtype=torch.float32, device=device)
+        # by weekday of the session: day 0 is a Monday
+        self._day_logits = torch.tensor(law.calendar(np.arange(7)) + np.asarray(law.day_logits), dtype=torch.float32, device=device)
         self._session_span = 1.0 - self.leave.max_requests * self.config.request_seconds / 86_400.0
 
     # ------------------------------------------------------------------ users
@@ -439,7 +440,8 @@ class RetentionWorld:
         shift = None if self.drift is None else self.drift.return_shift(e(day))
         if shift is not None:
             score = score + shift
-        hazards = torch.sigmoid(self._day_logits + score.unsqueeze(1))
+        weekday = torch.remainder(torch.floor(e(day)), 7.0).to(torch.int64)
+        hazards = torch.sigmoid(self._day_logits[weekday] + score.unsqueeze(1))
         # the counter of live users has moved on
         draws = streams.uniform(e(made.uid), e(made.counter) - 1, Purpose.RETURN, (2,))
         # one uniform against the cumulative law, so that a higher hazard never means a later return

@@ -7,15 +7,19 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from recrl.core.behaviours import BEHAVIOURS
 from recrl.core.config import from_json, to_json
 from recrl.core.errors import ConfigError
+from recrl.core.torch.streams import TensorStreams
 from simulators.config import ETA_STRONG, ETA_WEAK, WorldConfig
 from simulators.leave import LeaveLaw
 from simulators.published import RETURN_HAZARDS
 from simulators.retention import RetentionLaw
 from simulators.satisfaction import Satisfaction
+from simulators.toy import TOY_CONFIG, toy_response
+from simulators.world import RetentionWorld
 
 
 def test_published_law_reproduces_the_published_hazards_and_gap_shares():
@@ -132,3 +136,20 @@ def test_importing_the_package_loads_no_torch():
 
     code = "import sys, simulators; assert simulators.REGISTRY and 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_weekdays_that_draw_users_back_do_so_in_the_world():
+    effects = (1.5, -0.5, 0.0, 0.5, -1.0, 0.25, -0.75)
+    law = replace(RetentionLaw.published(), delta_dow=effects)
+    world = RetentionWorld(TOY_CONFIG, toy_response(), LeaveLaw.synthetic(mean_depth=4.0, max_requests=30), law)
+    streams = TensorStreams(0)
+    state, weekdays = world.initial_state(world.population(64), streams), set()
+    for _ in range(60):
+        before = state
+        state, outcome = world.transition(state, torch.zeros(64, len(BEHAVIOURS)), streams)
+        weekday = (before.day.floor() % 7).long().numpy()
+        score = ETA_STRONG * (outcome.truth["satisfaction"] - before.baseline).double().numpy()
+        logits = np.asarray(law.day_logits) + law.calendar(weekday) + score[:, None]
+        np.testing.assert_allclose(outcome.truth["return_hazards"].numpy(), 1.0 / (1.0 + np.exp(-logits)), rtol=2e-5)
+        weekdays.update(weekday[before.alive.numpy()].tolist())
+    assert weekdays == set(range(7))
