@@ -18,6 +18,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
@@ -57,7 +58,7 @@ SETTINGS = {
     "fusion_pool_200": Setting("latent", "fusion_weights", 200, 2_048),
     "embedding_pool_200": Setting("latent", "embedding", 200, 2_048),
     "embedding_full_catalogue": Setting("latent", "embedding", 0, 512),
-    "full_catalogue": Setting("latent", "fusion_weights", 0, 256),
+    "full_catalogue": Setting("latent", "fusion_weights", 0, 128),
 }
 
 
@@ -156,13 +157,17 @@ def main() -> None:
     latent = toy_response(users, items, DIM)
     silent = toy_response(users, items, DIM)
     silent.watch = None
-    models = {("latent", True): latent, ("latent", False): silent, ("sequence", True): sequence_model(users, items)}
+    models: dict[tuple[str, bool], ResponseModel] = {
+        ("latent", True): latent,
+        ("latent", False): silent,
+        ("sequence", True): sequence_model(users, items),
+    }
     settings = {name: SETTINGS[name] for name in options.only}
     works = {name: Work(s, models[s.model, s.watch], max(32, s.batch // share)) for name, s in settings.items()}
     batch = 16_384 // share
     found = rates({"reference": reference(batch, items), **works}, options.repeats or (3 if options.small else 15))
     kernel = found.pop("reference")
-    result = {
+    result: dict[str, Any] = {
         "benchmark": "simulator",
         "slate": SLATE,
         "behaviours": BEHAVIOURS,

@@ -19,6 +19,9 @@ from recrl.core.files import atomic_path, read_json, write_json
 WIDTH = 8
 """Columns beside the vector in a table row: one bias for each behaviour, then the bias of log watch time."""
 
+# users whose items' vectors are gathered at a time
+_BLOCK = 2048
+
 
 @dataclass(frozen=True)
 class WatchLaw:
@@ -105,8 +108,10 @@ class LatentResponse:
         # what a request gathers: intercepts folded into the user rows, vectors apart from biases
         self._user_rows = self.users.clone()
         self._user_rows[:, self.dim : self.dim + f] += self.intercepts
+        # items from row 1 on, between two rows for the unknown
+        both_ends = torch.cat([self.items[-1:], self.items])
         self._user_parts, self._item_parts = (
-            (rows[:, : self.dim].contiguous(), rows[:, self.dim :].contiguous()) for rows in (self._user_rows, self.items)
+            (rows[:, : self.dim].contiguous(), rows[:, self.dim :].contiguous()) for rows in (self._user_rows, both_ends)
         )
         self._load = torch.cat([self.loadings, self.loadings.new_zeros(1)])
 
@@ -173,11 +178,17 @@ class LatentResponse:
 
         Long runs: for each item, one run over all users and their vectors.
         """
-        (b, c), d = items.shape, self.dim
-        row, item = _or_unknown(user, self.n_users), _or_unknown(items.t().contiguous(), self.n_items).view(-1)
-        vectors, biases = (part.index_select(0, row) for part in self._user_parts)
-        taste = self._item_parts[0].index_select(0, item).view(c, b, d).mul_(vectors).sum(2, keepdim=True)
-        logits = self._item_parts[1].index_select(0, item).view(c, b, WIDTH).add_(biases)
+        b, c = items.shape
+        row = _or_unknown(user, self.n_users)
+        item = items.t().contiguous().clamp(-1, self.n_items).add_(1)
+        taste = torch.empty(c, b, 1, device=self.device)
+        block = _BLOCK if self.device.type == "cpu" else max(b, 1)
+        for lo in range(0, b, block):
+            # what is gathered stays in the cache
+            vectors = self._user_parts[0].index_select(0, row[lo : lo + block])
+            shown = self._item_parts[0].index_select(0, item[:, lo : lo + block].reshape(-1)).view(c, *vectors.shape)
+            taste[:, lo : lo + block, 0] = shown.mul_(vectors).sum(2)
+        logits = self._item_parts[1].index_select(0, item.view(-1)).view(c, b, WIDTH).add_(self._user_parts[1].index_select(0, row))
         return logits.addcmul_(taste, self._load).transpose(0, 1)
 
     def platform(self) -> LatentResponse:

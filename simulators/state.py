@@ -15,7 +15,7 @@ from torch import Tensor
 from recrl.core.errors import StorageError
 from recrl.core.files import atomic_path
 
-WHOLE = 32
+WHOLE = 64
 """On CPU, torch computes what is left over after whole vectors by other instructions, whose last bits differ: batches are filled up to a
 multiple of this, so that a user's numbers depend on nobody else (with one thread)."""
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,61 +17,18 @@ from recrl.core.behaviours import BEHAVIOURS, unpack
 from recrl.core.contracts import World
 from recrl.core.errors import ConfigError, ContractError, StorageError
 from recrl.core.objective import Constraint, Objective, Signal
-from recrl.core.streams import Purpose
 from recrl.core.torch.streams import TensorStreams
 from simulators.config import WorldConfig
 from simulators.leave import LeaveLaw
 from simulators.response import WatchLaw
 from simulators.retention import RetentionLaw
 from simulators.satisfaction import Satisfaction
-from simulators.state import UserState
+from simulators.state import Rows, UserState
 from simulators.toy import TOY_CONFIG, toy_response, toy_world
 from simulators.world import RetentionWorld, mean_satisfaction
+from tests.support.lives import act, assert_same, live, rows
 
 KINDS = ("fusion_weights", "embedding", "item", "slate")
-
-
-def act(world, state, seed=9):
-    """An action that depends on the user and its own step alone."""
-    spec, streams = world.action_spec, TensorStreams(seed)
-    if spec.is_vector:
-        return streams.uniform(state.uid, state.counter, Purpose.EXPLORATION, spec.shape) * 2 - 1
-    pool = world.observe(state).candidates
-    if pool is None:
-        pool = torch.arange(world.n_items).expand(len(state), -1)
-    noise = streams.uniform(state.uid, state.counter, Purpose.EXPLORATION, (pool.shape[1],))
-    chosen = pool.gather(1, noise.topk(spec.shape[0] if spec.shape else 1, dim=1).indices)
-    return chosen if spec.shape else chosen.squeeze(1)
-
-
-def live(world, users, steps, seed=5):
-    streams = TensorStreams(seed)
-    state = world.initial_state(users, streams)
-    outcomes = []
-    for _ in range(steps):
-        state, outcome = world.transition(state, act(world, state), streams)
-        outcomes.append(outcome)
-    return state, outcomes
-
-
-def assert_same(a, b):
-    for f in fields(a):
-        x, y = getattr(a, f.name), getattr(b, f.name)
-        if isinstance(x, dict):
-            assert x.keys() == y.keys()
-            assert all(torch.equal(x[k], y[k]) for k in x)
-        elif x is None:
-            assert y is None
-        else:
-            assert torch.equal(x, y), f.name
-
-
-def rows(outcome, index):
-    return replace(
-        outcome,
-        **{f.name: getattr(outcome, f.name)[index] for f in fields(outcome) if f.name != "truth" and getattr(outcome, f.name) is not None},
-        truth={k: v[index] for k, v in outcome.truth.items()},
-    )
 
 
 @pytest.mark.parametrize("name", list(simulators.REGISTRY))
@@ -334,6 +295,28 @@ def test_fusion_ranking_is_the_brute_force_one(pool):
         assert torch.equal(outcome.shown[on], best[on])
 
 
+@pytest.mark.parametrize("kind", ["fusion_weights", "embedding"])
+def test_a_large_catalogue_is_ranked_by_runs_and_alike_in_any_batch(kind):
+    config = replace(TOY_CONFIG, action_kind=kind, pool_size=0, observe_scores=True)
+    world = RetentionWorld(config, toy_response(users=60, items=900), LeaveLaw.synthetic(4.0), RetentionLaw.published())
+    streams, users = TensorStreams(3), world.population(150)
+    state = world.initial_state(users, streams)
+    for _ in range(3):
+        action, observation = act(world, state), world.observe(state)
+        if kind == "embedding":
+            score = action @ world.scorer.item_vectors.T
+        else:
+            score = (observation.candidate_scores * (action / world._ranker.spread).unsqueeze(1)).sum(-1)
+        recent = state.history_items[:, -12:].long()
+        score[(observation.candidates.unsqueeze(2) == recent.unsqueeze(1)).any(-1)] = -torch.inf
+        some = torch.from_numpy(np.random.default_rng(1).permutation(150)[:70])
+        _, part = world.transition(state[some], action[some], streams)
+        on = state.alive
+        state, outcome = world.transition(state, action, streams)
+        assert torch.equal(outcome.shown[on], score.topk(6, dim=1).indices[on])
+        assert_same(part, rows(outcome, some))
+
+
 def test_query_vectors_are_matched_with_the_given_item_vectors():
     vectors = torch.randn(40, 3, generator=torch.Generator().manual_seed(1))
     base = toy_world()
@@ -479,6 +462,30 @@ def test_a_user_takes_less_than_a_kilobyte():
     world = toy_world(WorldConfig(pool_size=0, exclude_recent=30))
     state = world.initial_state(torch.arange(100), TensorStreams(0))
     assert state.nbytes() / 100 < 500
+
+
+@pytest.mark.parametrize("everybody", [False, True])
+def test_rows_compute_for_some_and_leave_the_others(everybody):
+    mask, x = torch.arange(100) % 7 == 3, torch.arange(100.0)
+    some = Rows(mask, everybody)
+    wanted = torch.where(mask, x * 2, x)
+    assert torch.equal(some.put(x.clone(), some.of(x) * 2), wanted)
+    assert torch.equal(some.put(torch.stack([x, x], 1), some.of(torch.stack([x, x], 1)) * 2), torch.stack([wanted, wanted], 1))
+    assert torch.equal(some.fill(x.clone(), -1.0), torch.where(mask, -1.0, x))
+    assert everybody or len(some.of(x)) % 32 == 0
+    nobody = Rows(torch.zeros(5, dtype=torch.bool), everybody)
+    assert torch.equal(nobody.put(x[:5].clone(), nobody.of(x[:5]) * 2), x[:5])
+
+
+def test_the_benchmark_measures_every_setting_beside_its_kernel():
+    script = Path(__file__).parents[2] / "benchmarks" / "simulator.py"
+    run = subprocess.run([sys.executable, script, "--small", "--repeats", "2", "--json"], capture_output=True, text=True, check=True)
+    found = json.loads(run.stdout)
+    rates, ratios = found["user_steps_per_core_second"], found["ratio_to_reference"]
+    assert {"latent", "sequence", "full_catalogue"} <= rates.keys() == ratios.keys()
+    assert all(size < 1000 for size in found["bytes_a_user"].values())
+    # 1,024 users side by side are a third as quick as 16,384, and the kernel is not; a step that loops over users would be at .0001
+    assert ratios["latent"] > 0.02
 
 
 # ---------------------------------------------------------------- mistakes

@@ -29,6 +29,15 @@ def test_torch_mixes_the_words_of_numpy(seed, ids, steps):
         assert torch.equal(ours.uniform(ids, at, Purpose.DRIFT), theirs.uniform(ids, at, Purpose.DRIFT))
 
 
+@given(seed=st.integers(0, 2**64), ids=st.lists(WORDS, min_size=0, max_size=5), shape=st.tuples(st.integers(1, 4), st.integers(1, 3)))
+def test_planes_are_the_same_words_in_another_order(seed, ids, shape):
+    ids = torch.tensor(ids, dtype=torch.int64)
+    for at in (ids * 3, 5):
+        for streams in (TensorStreams(seed), by_torch(seed)):
+            words = streams.bits(ids, at, Purpose.RESPONSES, shape)
+            assert torch.equal(streams.planes(ids, at, Purpose.RESPONSES, shape), words.movedim(1, 0))
+
+
 @pytest.mark.parametrize("draw", ["uniform", "normal", "gumbel"])
 def test_draws_are_those_of_torch(draw):
     ids = torch.arange(100)
