@@ -58,7 +58,7 @@ SETTINGS = {
     "fusion_pool_200": Setting("latent", "fusion_weights", 200, 2_048),
     "embedding_pool_200": Setting("latent", "embedding", 200, 2_048),
     "embedding_full_catalogue": Setting("latent", "embedding", 0, 512),
-    "full_catalogue": Setting("latent", "fusion_weights", 0, 128),
+    "full_catalogue": Setting("latent", "fusion_weights", 0, 512),
 }
 
 
@@ -165,7 +165,7 @@ def main() -> None:
     settings = {name: SETTINGS[name] for name in options.only}
     works = {name: Work(s, models[s.model, s.watch], max(32, s.batch // share)) for name, s in settings.items()}
     batch = 16_384 // share
-    found = rates({"reference": reference(batch, items), **works}, options.repeats or (3 if options.small else 15))
+    found = rates({"reference": reference(batch, items), **works}, options.repeats or (3 if options.small else 30))
     kernel = found.pop("reference")
     result: dict[str, Any] = {
         "benchmark": "simulator",
