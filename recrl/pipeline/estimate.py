@@ -133,12 +133,13 @@ def scored(
     streams = TensorStreams(seed, buffer.device)
     for start in range(0, rows.numel(), ROWS_AT_ONCE):
         part = rows[start : start + ROWS_AT_ONCE]
-        law = policy.log_probs(buffer.observation(part))
-        item = buffer.item[part].to(torch.int64)
+        candidates, law = policy.law(buffer.observation(part))
+        item = buffer.item[part].to(torch.int64).unsqueeze(1)
         uniform = streams.uniform(part, 0, Purpose.CANDIDATES, (max(draws, 1),))[:, :draws]
         reach = law.double().exp().cumsum(1)
         drawn = torch.searchsorted(reach, uniform.double() * reach[:, -1:]).clamp_max(law.shape[1] - 1)
-        out.append((law.gather(1, item.unsqueeze(1)).squeeze(1), drawn, law.gather(1, drawn)))
+        log_prob = law.gather(1, item) if candidates is None else law.masked_fill(candidates != item, -torch.inf).amax(1, keepdim=True)
+        out.append((log_prob.squeeze(1), drawn if candidates is None else candidates.gather(1, drawn), law.gather(1, drawn)))
         if progress is not None:
             progress(min(1.0, (start + ROWS_AT_ONCE) / rows.numel()))
     log_prob, drawn, drawn_log_prob = (torch.cat(column).cpu() for column in zip(*out, strict=True))

@@ -207,7 +207,12 @@ class ItemPolicy(nn.Module):
 
     def log_probs(self, observation: Observation) -> Tensor:
         """Log-probability of every candidate as the first item, (B, C)."""
-        return torch.log_softmax(self._logits(observation)[1], dim=1)
+        return self.law(observation)[1]
+
+    def law(self, observation: Observation) -> tuple[Tensor | None, Tensor]:
+        """The candidates (B, C), or ``None`` for the whole catalogue in its order, and :meth:`log_probs` of them."""
+        candidates, logits = self._logits(observation)
+        return candidates, torch.log_softmax(logits, dim=1)
 
     @torch.no_grad()
     def act(self, observation: Observation, streams: TensorStreams, *, step: Tensor | int = 0, deterministic: bool = False) -> Action:

@@ -53,7 +53,7 @@ FAST_AB = ["--users", "20", "--days", "2", "--slate", "2", "--pool", "10"]
 def simulator(stores, tmp_path_factory) -> Path:
     """A run that holds a simulator of the small log, fitted in a hurry."""
     run = RunFolder(tmp_path_factory.mktemp("simulators") / "quick")
-    config = FitConfig(ResponseConfig(epochs=1), leave="synthetic", retention="published")
+    config = FitConfig(response=ResponseConfig(epochs=1), leave="synthetic", retention="published")
     fit_world(open_store(stores / "small").log(), config=config).save(simulator_folder(run))
     return run.path
 
