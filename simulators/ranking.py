@@ -16,8 +16,8 @@ from simulators.response import LatentResponse
 from simulators.state import WHOLE, UserState
 
 _ORDERS = 64
-# positions of a run of scores
-_RUN = 32
+# positions of a run of scores, in the full catalogue and in a pool
+_RUN, _SHORT_RUN = 32, 8
 _LOG2E = math.log2(math.e)
 
 
@@ -49,7 +49,9 @@ class CandidatePools:
         # the orders belong to the world, not to a run: their seed is fixed
         orders = torch.stack([torch.from_numpy(Streams(0).permutation(items, k, Purpose.CANDIDATES)) for k in range(_ORDERS)])
         where = torch.empty_like(orders).scatter_(1, orders, torch.arange(items).expand(_ORDERS, -1))
-        self.window = size + exclude if drift is None or live == items else _longest_window(orders, drift, size + exclude)
+        needed = size + exclude if drift is None or live == items else _longest_window(orders, drift, size + exclude)
+        # whole runs, where the catalogue has as many; what is too much is no candidate
+        self.window = min(needed + -needed % _SHORT_RUN, items)
         self._stride = items + self.window - 1
         # every window as a row of one overlapping view
         self._windows = (
@@ -154,8 +156,7 @@ class Ranker:
         score = taste
         if fusion:
             score = self._fused(action, rows, taste, self._biases.index_select(0, flat).unflatten(0, ids.shape).movedim(2, 0))
-        best = score.masked_fill_(~valid, -torch.inf).topk(self.slate, dim=1).indices
-        return ids.gather(1, best).to(torch.int64)
+        return ids.gather(1, _best(score.masked_fill_(~valid, -torch.inf), self.slate)).to(torch.int64)
 
     def _fused(self, action: Tensor, rows: Tensor, taste: Tensor, bias: Tensor) -> Tensor:
         """Scores (B, C) up to a positive factor of the user: ``P(click) (w_click + sum_f w_f (P(f | click) - e_f))``.
@@ -192,17 +193,18 @@ class Ranker:
 
 
 def _best(score: Tensor, count: int) -> Tensor:
-    """Positions of the highest scores, best first: ``(B, C)`` -> ``(B, count)`` int64, C whole runs.
+    """Positions of the highest scores, best first: ``(B, C)`` -> ``(B, count)`` int64.
 
     The best lie in the runs with the highest maxima: so few scores are sorted.
     """
-    runs = score.shape[1] // _RUN
-    if runs < 4 * count:
+    length = _RUN if score.shape[1] >= 4 * _RUN * count else _SHORT_RUN
+    runs = score.shape[1] // length
+    if score.shape[1] % length or runs < 4 * count:
         return score.topk(count, dim=1).indices
     # run g holds positions g, g + runs, g + 2 runs, ...
-    laid = score.view(-1, _RUN, runs)
+    laid = score.view(-1, length, runs)
     run = laid.amax(1).topk(count, dim=1).indices
-    few = laid.gather(2, run.unsqueeze(1).expand(-1, _RUN, -1)).reshape(len(score), -1)
+    few = laid.gather(2, run.unsqueeze(1).expand(-1, length, -1)).reshape(len(score), -1)
     best = few.topk(count, dim=1).indices
     return best // count * runs + run.gather(1, best % count)
 
