@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from recrl.core.behaviours import BEHAVIOURS
-from recrl.core.config import from_dict, to_dict
-from recrl.core.errors import ContractError, StorageError
-from recrl.core.files import atomic_path, read_json, write_json
-from simulators.response import WIDTH, LatentResponse, ResponseNotes, WatchLaw
+from recrl.core.errors import ContractError
+from simulators.response import WIDTH, LatentResponse, ResponseNotes, WatchLaw, reading_response, write_response
 
 F = len(BEHAVIOURS)
 _PLATFORM_DIM = 16
@@ -137,11 +132,8 @@ class BoostedResponse:
 
     def save(self, folder: Path) -> None:
         """Write ``response.safetensors`` and ``response.json`` into ``folder``."""
-        with atomic_path(Path(folder) / "response.safetensors") as temporary:
-            save_file({name: getattr(self, name).cpu().contiguous() for name in _NAMES}, temporary)
-        watch = asdict(self.watch) if self.watch else None
-        data = {"kind": "boosted", "notes": to_dict(self.notes), "watch": watch, "table_error": self.table_error}
-        write_json(Path(folder) / "response.json", data)
+        tensors = {name: getattr(self, name) for name in _NAMES}
+        write_response(folder, tensors, self.watch, self.notes, kind="boosted", table_error=self.table_error)
 
     @classmethod
     def load(cls, folder: Path) -> BoostedResponse:
@@ -149,13 +141,6 @@ class BoostedResponse:
 
         **Errors**: :class:`StorageError` for a missing or broken file.
         """
-        path = Path(folder) / "response.safetensors"
-        data = read_json(Path(folder) / "response.json")
-        try:
-            t = load_file(path)
-            watch = from_dict(WatchLaw, data["watch"], where="response.json") if data["watch"] else None
-            notes = from_dict(ResponseNotes, data["notes"], where="response.json")
-            error = float(data["table_error"])
-            return cls(**{name: t[name] for name in _NAMES}, watch=watch, notes=notes, table_error=error)
-        except (OSError, KeyError, SafetensorError) as error:
-            raise StorageError(f"the response model cannot be read: {error}", where=str(path), mend="fit the simulator again") from None
+        with reading_response(folder) as saved:
+            tensors, error = {name: saved.tensors[name] for name in _NAMES}, float(saved.described["table_error"])
+            return cls(**tensors, watch=saved.watch, notes=saved.notes, table_error=error)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,9 +18,13 @@ from recrl.core.behaviours import BEHAVIOURS
 from recrl.core.config import from_dict, to_dict
 from recrl.core.errors import ContractError, StorageError
 from recrl.core.files import atomic_path, read_json, write_json
+from simulators.rates import rate_shifts
 
 WIDTH = 8
 """Columns beside the vector in a table row: one bias for each behaviour, then the bias of log watch time."""
+
+TABLES = ("users", "items", "intercepts", "loadings", "off_click")
+"""What a :class:`LatentResponse` is made of."""
 
 # users whose items' vectors are gathered at a time
 _BLOCK = 2048
@@ -231,10 +238,7 @@ class LatentResponse:
 
     def save(self, folder: Path) -> None:
         """Write ``response.safetensors`` and ``response.json`` into ``folder``."""
-        names = ("users", "items", "intercepts", "loadings", "off_click")
-        with atomic_path(Path(folder) / "response.safetensors") as temporary:
-            save_file({name: getattr(self, name).cpu().contiguous() for name in names}, temporary)
-        write_json(Path(folder) / "response.json", {"notes": to_dict(self.notes), "watch": asdict(self.watch) if self.watch else None})
+        write_response(folder, {name: getattr(self, name) for name in TABLES}, self.watch, self.notes)
 
     @classmethod
     def load(cls, folder: Path) -> LatentResponse:
@@ -242,29 +246,44 @@ class LatentResponse:
 
         **Errors**: :class:`StorageError` for a missing or broken file.
         """
-        path = Path(folder) / "response.safetensors"
-        data = read_json(Path(folder) / "response.json")
-        try:
-            t = load_file(path)
-            return cls(
-                t["users"],
-                t["items"],
-                t["intercepts"],
-                t["loadings"],
-                t["off_click"],
-                watch=from_dict(WatchLaw, data["watch"], where="response.json") if data["watch"] else None,
-                notes=from_dict(ResponseNotes, data["notes"], where="response.json"),
-            )
-        except (OSError, KeyError, SafetensorError) as error:
-            raise StorageError(f"the response model cannot be read: {error}", where=str(path), mend="fit the simulator again") from None
+        with reading_response(folder) as saved:
+            return cls(**{name: saved.tensors[name] for name in TABLES}, watch=saved.watch, notes=saved.notes)
+
+
+def write_response(folder: Path, tensors: Mapping[str, Tensor], watch: WatchLaw | None, notes: ResponseNotes, **described: Any) -> None:
+    """Write the tensors of a response model as ``response.safetensors`` and what describes them as ``response.json``, each atomically."""
+    with atomic_path(Path(folder) / "response.safetensors") as temporary:
+        save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, temporary)
+    write_json(Path(folder) / "response.json", {**described, "notes": to_dict(notes), "watch": asdict(watch) if watch else None})
+
+
+@dataclass(frozen=True)
+class SavedResponse:
+    """What :func:`write_response` wrote; ``described`` holds the whole of ``response.json``."""
+
+    tensors: Mapping[str, Tensor]
+    watch: WatchLaw | None
+    notes: ResponseNotes
+    described: Mapping[str, Any]
+
+
+@contextmanager
+def reading_response(folder: Path) -> Iterator[SavedResponse]:
+    """What :func:`write_response` wrote into ``folder``, to build a model of.
+
+    **Errors**: :class:`StorageError` for a missing or broken file, and where the model misses a part.
+    """
+    path = Path(folder) / "response.safetensors"
+    data = read_json(Path(folder) / "response.json")
+    try:
+        watch = from_dict(WatchLaw, data["watch"], where="response.json") if data["watch"] else None
+        yield SavedResponse(load_file(path), watch, from_dict(ResponseNotes, data["notes"], where="response.json"), data)
+    except (OSError, KeyError, SafetensorError) as error:
+        raise StorageError(f"the response model cannot be read: {error}", where=str(path), mend="fit the simulator again") from None
 
 
 def _or_unknown(index: Tensor, count: int) -> Tensor:
     return torch.where((index >= 0) & (index < count), index, count)
-
-
-# log-odds at which single precision tells no event from a sure one
-_ALWAYS = 40.0
 
 
 def calibrated(
@@ -278,44 +297,16 @@ def calibrated(
 
     **Errors**: :class:`ContractError` where no model has these rates, such as more clicks with a like than clicks.
     """
-    logits = response.logits(users, items.unsqueeze(1))[:, 0].double()
-    intercepts, off_click = response.intercepts.double().clone(), torch.zeros(len(BEHAVIOURS), dtype=torch.float64)
-    click_shift = _shift_to(logits[:, 0], torch.ones_like(logits[:, 0]), rates["click"], "click")
-    intercepts[0] += click_shift
-    p_click = torch.sigmoid(logits[:, 0] + click_shift)
-    for k, name in enumerate(BEHAVIOURS[1:], start=1):
-        rate, share = rates.get(name, 0.0), click_given.get(name, 1.0)
-        off_click[k] = rate * (1.0 - share) / (1.0 - rates["click"])
-        target = rate * share
-        # a behaviour that comes with every click has no finite log-odds
-        always = abs(target - rates["click"]) < 1e-9
-        intercepts[k] += _ALWAYS if always else _shift_to(logits[:, k], p_click, target, name)
+    shifts, off_click = rate_shifts(response.logits(users, items.unsqueeze(1))[:, 0], rates, click_given)
     return LatentResponse(
         response.users,
         response.items,
-        intercepts,
+        response.intercepts + shifts.to(response.device),
         response.loadings,
         off_click.to(response.device),
         watch=response.watch,
         notes=ResponseNotes(**(asdict(response.notes) | {"rates_from": rates_from})),
     )
-
-
-def _shift_to(logits: Tensor, weight: Tensor, target: float, name: str) -> float:
-    """The shift for which ``mean(weight * sigmoid(logits + shift))`` is ``target``."""
-    if target == 0.0:
-        return -_ALWAYS - float(logits.max())
-    if not 0.0 < target < float(weight.mean()):
-        raise ContractError(
-            f"rate {target:.3g} of {name} (with its click) cannot be reached: the ceiling is {float(weight.mean()):.3g}",
-            where="calibrated.rates",
-            mend="rates must lie in (0, 1), and a behaviour cannot meet more clicks than there are",
-        )
-    low, high = -60.0, 60.0
-    for _ in range(100):
-        middle = (low + high) / 2
-        low, high = (middle, high) if float((weight * torch.sigmoid(logits + middle)).mean()) < target else (low, middle)
-    return (low + high) / 2
 
 
 def normal_quantiles(count: int = 4096) -> Tensor:

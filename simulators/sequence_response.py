@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from recrl.core.behaviours import BEHAVIOURS
-from recrl.core.config import from_dict, to_dict
-from recrl.core.errors import ContractError, StorageError
-from recrl.core.files import atomic_path, read_json, write_json
-from simulators.response import LatentResponse, ResponseNotes, WatchLaw
+from recrl.core.errors import ContractError
+from simulators.response import TABLES, LatentResponse, reading_response, write_response
 
 F = len(BEHAVIOURS)
 # users of a matrix product: one shape whatever the batch, because the last bits of a product depend on its shape
 _ROWS = 256
 _WIDTH_OF = 16
 _NAMES = ("recurrent", "recurrent_bias", "item_gates", "feedback_gates", "start", "memories", "read_out")
-_HEAD = ("users", "items", "intercepts", "loadings", "off_click")
 
 
 def gru_step(memory: Tensor, gates: Tensor, recurrent: Tensor, recurrent_bias: Tensor) -> Tensor:
@@ -186,11 +180,8 @@ class SequenceResponse:
 
     def save(self, folder: Path) -> None:
         """Write ``response.safetensors`` and ``response.json`` into ``folder``."""
-        tensors = {name: getattr(self, name) for name in _NAMES} | {f"head.{name}": getattr(self.head, name) for name in _HEAD}
-        with atomic_path(Path(folder) / "response.safetensors") as temporary:
-            save_file({name: value.cpu().contiguous() for name, value in tensors.items()}, temporary)
-        watch = asdict(self.watch) if self.watch else None
-        write_json(Path(folder) / "response.json", {"kind": "sequence", "notes": to_dict(self.notes), "watch": watch})
+        tensors = {name: getattr(self, name) for name in _NAMES} | {f"head.{name}": getattr(self.head, name) for name in TABLES}
+        write_response(folder, tensors, self.watch, self.notes, kind="sequence")
 
     @classmethod
     def load(cls, folder: Path) -> SequenceResponse:
@@ -198,16 +189,9 @@ class SequenceResponse:
 
         **Errors**: :class:`StorageError` for a missing or broken file.
         """
-        path = Path(folder) / "response.safetensors"
-        data = read_json(Path(folder) / "response.json")
-        try:
-            t = load_file(path)
-            watch = from_dict(WatchLaw, data["watch"], where="response.json") if data["watch"] else None
-            notes = from_dict(ResponseNotes, data["notes"], where="response.json")
-            head = {name: t[f"head.{name}"] for name in _HEAD}
-            return cls(LatentResponse(**head, watch=watch, notes=notes), **{name: t[name] for name in _NAMES})
-        except (OSError, KeyError, SafetensorError) as error:
-            raise StorageError(f"the response model cannot be read: {error}", where=str(path), mend="fit the simulator again") from None
+        with reading_response(folder) as saved:
+            head = {name: saved.tensors[f"head.{name}"] for name in TABLES}
+            return cls(LatentResponse(**head, watch=saved.watch, notes=saved.notes), **{name: saved.tensors[name] for name in _NAMES})
 
 
 def _in_blocks(function: Callable[..., Tensor], *columns: Tensor) -> Tensor:
