@@ -135,15 +135,23 @@ def scored(
         part = rows[start : start + ROWS_AT_ONCE]
         candidates, law = policy.law(buffer.observation(part))
         item = buffer.item[part].to(torch.int64).unsqueeze(1)
-        uniform = streams.uniform(part, 0, Purpose.CANDIDATES, (max(draws, 1),))[:, :draws]
-        reach = law.double().exp().cumsum(1)
-        drawn = torch.searchsorted(reach, uniform.double() * reach[:, -1:]).clamp_max(law.shape[1] - 1)
+        drawn = _places(law, part, draws, streams)
         log_prob = law.gather(1, item) if candidates is None else law.masked_fill(candidates != item, -torch.inf).amax(1, keepdim=True)
         out.append((log_prob.squeeze(1), drawn if candidates is None else candidates.gather(1, drawn), law.gather(1, drawn)))
         if progress is not None:
             progress(min(1.0, (start + ROWS_AT_ONCE) / rows.numel()))
     log_prob, drawn, drawn_log_prob = (torch.cat(column).cpu() for column in zip(*out, strict=True))
     return Scored(log_prob.double().numpy(), drawn.numpy(), drawn_log_prob.double().numpy())
+
+
+def _places(law: torch.Tensor, row: torch.Tensor, draws: int, streams: TensorStreams) -> torch.Tensor:
+    """Drawn places of each row's law: log-probabilities (b, C), rows (b,) -> (b, draws) int64."""
+    if draws == 0:
+        # summing up a law costs as much as computing it
+        return torch.empty(len(law), 0, dtype=torch.int64, device=law.device)
+    uniform = streams.uniform(row, 0, Purpose.CANDIDATES, (draws,))
+    reach = law.double().exp().cumsum(1)
+    return torch.searchsorted(reach, uniform.double() * reach[:, -1:]).clamp_max(law.shape[1] - 1)
 
 
 class _Features:
