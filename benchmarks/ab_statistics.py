@@ -3,9 +3,12 @@
 A/A experiments of 2,000 users in two arms and 30 days: users of a light outcome generator, who differ from each other, and users of the
 simulator: one large population that lived once under one policy, split anew each time. `fixed`: the test at the planned end; `naive
 peeking`: some day's fixed test below 5 %; `sequential`: some day's always-valid p-value below 5 %. Then, on effects that are known:
-coverage of both intervals, whether planned power is met, and whether CUPED narrows as its correlation predicts.
+coverage of both intervals, whether planned power is met, and whether CUPED narrows as its correlation predicts. Last, planned power in
+the whole simulator: two constant rankings of a toy world, their difference measured on many twins, the users planned from a pilot, and
+that many new users, randomised to arms, asked again and again.
 
 python benchmarks/ab_statistics.py --json
+python benchmarks/ab_statistics.py --only simulator_power --json
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ from simulators.ab.comparison import Comparison
 from simulators.ab.design import DAILY_METRICS, METRICS, Design
 from simulators.ab.light import LightUsers
 from simulators.ab.sequential import confidence_sequence, daily_effects, normal_p
-from simulators.ab.statistics import minimum_detectable_effect, welch
+from simulators.ab.statistics import minimum_detectable_effect, users_needed, welch
 
 LEVEL, USERS, DAYS = 0.95, 2_000, 30
 Pair = tuple[UserMetrics, UserMetrics]
@@ -163,6 +166,64 @@ def planned_power(count: int, seed: int, target: float = 0.8) -> dict[str, Any]:
     }
 
 
+def simulator_power(count: int, seed: int, target: float = 0.8, days: int = 5) -> dict[str, Any]:
+    """Experiments of as many simulated users as the planner asks for, on an effect known from many twins."""
+    import torch
+
+    from recrl.core.contracts import Action
+    from simulators.ab.experiment import run_experiment
+    from simulators.toy import TOY_CONFIG, toy_world
+
+    world = toy_world(replace(TOY_CONFIG, truth=False, horizon_days=days))
+
+    class Ranking:
+        """The same fusion weights for everybody."""
+
+        action_spec = world.action_spec
+
+        def __init__(self, weight: float) -> None:
+            self.weight = weight
+
+        def act(self, observation: Any, streams: Any, *, step: Any = 0, deterministic: bool = False) -> Action:
+            # of two behaviours the second counts for more and more: another ranking, not another scale
+            value = torch.ones(len(observation), *self.action_spec.shape)
+            value[:, 1] = self.weight
+            return Action(value)
+
+        def log_prob(self, observation: Any, action: Any) -> Any:
+            return torch.zeros(len(observation))
+
+        def save(self, folder: Any) -> None:
+            raise NotImplementedError
+
+    policies = {"base": Ranking(1.0), "new": Ranking(-1.0)}
+
+    def experiment(users: int, number: int, *, paired: bool) -> Any:
+        design = Design(users=users, days=days, paired=paired, seed=seed + number)
+        return run_experiment(dict.fromkeys(policies, world), policies, design)
+
+    twins = experiment(40_000, 0, paired=True)
+    pilot = experiment(4_000, 1, paired=False)
+    error = float(np.sqrt(target * (1 - target) / count))
+    found: dict[str, Any] = {"days": days, "experiments": count, "planned": target}
+    for name in ("requests", "watch_seconds", "click_rate"):
+        truth = twins.effect(name, "new")
+        # of two like arms: what one user deviates by, as the delta method sees it
+        deviation = float(pilot.effect(name, "new").standard_error * np.sqrt(pilot.user_metrics["new"].users / 2))
+        users = users_needed(abs(truth.effect), deviation, LEVEL, target)
+        hits = sum(experiment(2 * users, 2 + k, paired=False).effect(name, "new").p_value < 1 - LEVEL for k in range(count))
+        found[name] = {
+            "effect": truth.effect,
+            "effect_error": truth.standard_error,
+            "deviation": deviation,
+            "users_an_arm": users,
+            "found": hits / count,
+            "standard_errors": (hits / count - target) / error,
+            "inside_3": bool(abs(hits / count - target) <= 3 * error),
+        }
+    return found
+
+
 def cuped_reduction(count: int, seed: int) -> dict[str, Any]:
     """Variance of estimates over experiments with and without CUPED, beside what the correlation predicts."""
     design = Design(users=USERS, days=DAYS, paired=False, pre_days=DAYS)
@@ -188,6 +249,7 @@ def main() -> None:
     parser.add_argument("--experiments", type=int, default=1_000)
     parser.add_argument("--population", type=int, default=100_000, help="users of the simulator that are split anew each time")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", choices=("simulator_power",), help="this part alone")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     started = time.process_time()
@@ -196,6 +258,9 @@ def main() -> None:
         if not options.json:
             print(f"{time.process_time() - started:6.0f} core-s  {text}", flush=True)
 
+    if options.only:
+        print(json.dumps(simulator_power(max(400, options.experiments // 2), options.seed), indent=None if options.json else 2))
+        return
     found: dict[str, Any] = {"users": USERS, "days": DAYS, "level": LEVEL}
     found["light"] = false_positives(light_pairs(options.experiments, options.seed), tell)
     tell("simulating one population")
@@ -204,6 +269,7 @@ def main() -> None:
     found["coverage"] = coverage(options.experiments, options.seed + 2)
     found["power"] = planned_power(max(400, options.experiments), options.seed + 3)
     found["cuped"] = cuped_reduction(options.experiments, options.seed + 4)
+    found["simulator_power"] = simulator_power(max(400, options.experiments // 2), options.seed + 5)
     found["core_seconds"] = time.process_time() - started
     print(json.dumps(found) if options.json else json.dumps(found, indent=2))
 

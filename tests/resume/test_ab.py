@@ -62,8 +62,21 @@ def test_few_users_in_shards(
 
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed: pip install 'recrl[ray]'")
 def test_ray_does_what_one_process_does(whole: dict[str, UserMetrics], tmp_path: Path) -> None:
-    found = simulate_in_shards(toy_experiment(5_000), tmp_path, EngineOptions("ray", 2))
-    assert_same(found, whole)
+    import ray
+
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="warning")
+    try:
+        for shards in (1, 2, 4):
+            found = simulate_in_shards(toy_experiment(5_000), tmp_path / f"{shards}", EngineOptions("ray", shards))
+            assert_same(found, whole)
+            few = simulate_in_shards(toy_experiment(7), tmp_path / f"few-{shards}", EngineOptions("ray", shards))
+            assert_same(few, whole, 7)
+    finally:
+        ray.shutdown()
+
+
+def test_two_processes_do_what_one_does(whole: dict[str, UserMetrics], tmp_path: Path) -> None:
+    assert_same(simulate_in_shards(toy_experiment(5_000), tmp_path, EngineOptions(shards=2)), whole)
 
 
 def test_four_processes_do_what_one_does_though_one_is_killed(whole: dict[str, UserMetrics], tmp_path: Path) -> None:
