@@ -5,6 +5,7 @@ Times are least core-milliseconds of interleaved runs. The catalogue part runs i
 
 python benchmarks/ope.py --json
 python benchmarks/ope.py --small --json         # a fiftieth of the rows
+python benchmarks/ope.py --parts obp ragged --json
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from offline_eval.trajectories import trajectories
 from recrl.core.contracts import LoggedFeedback
 from recrl.core.ragged import Offsets
 
+PARTS = ("obp", "ragged", "intervals", "catalogue")
 ACTIONS, ITEMS, ROWS, USERS = 10, 7_583, 1_436_609, 27_285
 Work = Callable[[], object]
 
@@ -72,6 +74,9 @@ def beside_obp(rows: int) -> dict[str, Any]:
         "dr": obp.DoublyRobust(),
         "sndr": obp.SelfNormalizedDoublyRobust(),
         "switch_dr": obp.SwitchDoublyRobust(lambda_=10.0),
+        "dr_os": obp.DoublyRobustWithShrinkage(lambda_=100.0),
+        "sg_ips": obp.SubGaussianInverseProbabilityWeighting(lambda_=0.1),
+        "sg_dr": obp.SubGaussianDoublyRobust(lambda_=0.1),
     }
     found = {}
     for name, peer in pairs.items():
@@ -180,6 +185,7 @@ def catalogue(rows: int) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS)
     parser.add_argument("--small", action="store_true", help="a fiftieth of the rows")
     parser.add_argument("--catalogue", action="store_true", help="only the catalogue, in this process")
     parser.add_argument("--json", action="store_true")
@@ -189,14 +195,19 @@ def main() -> None:
         print(json.dumps(catalogue(ROWS // share)))
         return
     found: dict[str, Any] = {"benchmark": "ope", "share_of_rows": 1 / share, "load": os.getloadavg()[0]}
-    try:
-        found["beside_obp_core_ms"] = beside_obp(1_000_000 // share)
-    except ImportError as error:
-        found["beside_obp_core_ms"] = f"left out, make peers: {error}"
-    found["ragged_core_ms"], found["interval_core_ms"] = ragged(40_000 // share), intervals(ROWS // share, USERS // share)
-    command = [sys.executable, __file__, "--catalogue", *(["--small"] if options.small else [])]
-    ran = subprocess.run(command, check=True, capture_output=True, text=True)
-    found["catalogue"] = {k: float(f"{v:.4g}") for k, v in json.loads(ran.stdout).items()}
+    if "obp" in options.parts:
+        try:
+            found["beside_obp_core_ms"] = beside_obp(1_000_000 // share)
+        except ImportError as error:
+            found["beside_obp_core_ms"] = f"left out, make peers: {error}"
+    if "ragged" in options.parts:
+        found["ragged_core_ms"] = ragged(40_000 // share)
+    if "intervals" in options.parts:
+        found["interval_core_ms"] = intervals(ROWS // share, USERS // share)
+    if "catalogue" in options.parts:
+        command = [sys.executable, __file__, "--catalogue", *(["--small"] if options.small else [])]
+        ran = subprocess.run(command, check=True, capture_output=True, text=True)
+        found["catalogue"] = {k: float(f"{v:.4g}") for k, v in json.loads(ran.stdout).items()}
     print(json.dumps(found, indent=None if options.json else 2))
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offline_eval.contributions import dense_clusters
-from offline_eval.validation import capped_weights, check_positive, checked, ones, refuse, weights
+from offline_eval.validation import capped_weights, check_positive, check_strength, checked, ones, refuse, smoothed, weights
 from recrl.core.contracts import Contributions, Estimator, LoggedFeedback
 from recrl.core.streams import Purpose, Streams, mix
 
@@ -81,6 +81,30 @@ class ClippedIPS:
         """One term with denominator 1 and capped weights."""
         rows = checked(feedback)
         w = capped_weights(rows, self.cap)
+        return _one_term(rows, w * rows.reward, ones(w.size), w)
+
+
+@dataclass(frozen=True)
+class SubGaussianIPS:
+    """IPS with smoothed weights ``s_i = w_i / (1 - strength + strength w_i)``: ``sum s_i r_i / n``.
+
+    Weights stay below ``1 / strength`` without a corner; the error then has the tails of a Gaussian one. 0 is IPS, 1 forgets the weights.
+
+    **When it fails**: biased to the logging policy by what the weights lost, 1 minus the mean smoothed weight.
+
+    **Source**: Metelli, Russo and Restelli, "Subgaussian and differentiable importance sampling", NeurIPS 2021 (harmonic correction).
+    """
+
+    strength: float = 0.1
+    name: ClassVar[str] = "sg_ips"
+
+    def __post_init__(self) -> None:
+        check_strength(self.strength)
+
+    def contributions(self, feedback: LoggedFeedback) -> Contributions:
+        """One term with denominator 1 and smoothed weights."""
+        rows = checked(feedback)
+        w = smoothed(weights(rows), self.strength)
         return _one_term(rows, w * rows.reward, ones(w.size), w)
 
 
@@ -214,5 +238,7 @@ def _one_term(rows: LoggedFeedback, numerator: Float64, denominator: Float64, w:
     return Contributions(numerators=numerator[None], denominators=denominator[None], cluster=rows.cluster, weights=w)
 
 
-REGISTRY: dict[str, Estimator] = {e.name: e for e in (Mean(), IPS(), ClippedIPS(), SNIPS(), NCIS(), TrajectoryNCIS(), Replay())}
+REGISTRY: dict[str, Estimator] = {
+    e.name: e for e in (Mean(), IPS(), ClippedIPS(), SubGaussianIPS(), SNIPS(), NCIS(), TrajectoryNCIS(), Replay())
+}
 """Estimators by name, with default options."""

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from offline_eval.validation import check_positive, checked, ones, predictions, target_prediction, weights
+from offline_eval.validation import check_positive, check_strength, checked, ones, predictions, smoothed, target_prediction, weights
 from recrl.core.contracts import Contributions, Estimator, LoggedFeedback
 
 
@@ -108,5 +108,63 @@ class SwitchDR:
         return Contributions(numerator[None], ones(w.size)[None], rows.cluster, w)
 
 
-REGISTRY: dict[str, Estimator] = {e.name: e for e in (DM(), DR(), SNDR(), SwitchDR())}
+@dataclass(frozen=True)
+class ShrunkDR:
+    """Doubly robust with optimistic shrinkage: ``sum (v_i + s_i (r_i - q_i)) / n``, ``s_i = shrinkage w_i / (w_i^2 + shrinkage)``.
+
+    The weights that minimise a bound of the squared error: moderate ones stay, heavy ones fall to 0. A ``shrinkage`` of 0 is DM, without
+    end it is DR; 100 halves a weight of 10.
+
+    **When it fails**: biased by the model's error, even at a weight of 1; a shrinkage chosen by looking at the estimates (use
+    :func:`offline_eval.slope`).
+
+    **Source**: Su, Dimakopoulou, Krishnamurthy and Dudík, "Doubly robust off-policy evaluation with shrinkage", ICML 2020.
+    """
+
+    shrinkage: float = 100.0
+    name: ClassVar[str] = "dr_os"
+
+    def __post_init__(self) -> None:
+        check_positive(self.shrinkage, "shrinkage", "100 is usual; dr has none, dm corrects nothing")
+
+    def contributions(self, feedback: LoggedFeedback) -> Contributions:
+        """One term with denominator 1; diagnostics see the weights before they shrink."""
+        rows = checked(feedback)
+        w = weights(rows)
+        target, logged = predictions(rows, self.name)
+        numerator = rows.reward - logged
+        # w / (w^2 / shrinkage + 1) cannot overflow: weights beyond 1e130 are refused
+        numerator *= w / (w * w / self.shrinkage + 1.0)
+        numerator += target
+        return Contributions(numerator[None], ones(w.size)[None], rows.cluster, w)
+
+
+@dataclass(frozen=True)
+class SubGaussianDR:
+    """Doubly robust with smoothed weights: ``sum (v_i + s_i (r_i - q_i)) / n``, ``s_i = w_i / (1 - strength + strength w_i)``.
+
+    **When it fails**: biased by the model's error where weights are heavy; less than :class:`offline_eval.bandit.SubGaussianIPS` where the
+    model is better than nothing.
+
+    **Source**: Metelli, Russo and Restelli, NeurIPS 2021.
+    """
+
+    strength: float = 0.1
+    name: ClassVar[str] = "sg_dr"
+
+    def __post_init__(self) -> None:
+        check_strength(self.strength)
+
+    def contributions(self, feedback: LoggedFeedback) -> Contributions:
+        """One term with denominator 1; diagnostics see the weights before they are smoothed."""
+        rows = checked(feedback)
+        w = weights(rows)
+        target, logged = predictions(rows, self.name)
+        numerator = rows.reward - logged
+        numerator *= smoothed(w, self.strength)
+        numerator += target
+        return Contributions(numerator[None], ones(w.size)[None], rows.cluster, w)
+
+
+REGISTRY: dict[str, Estimator] = {e.name: e for e in (DM(), DR(), SNDR(), SwitchDR(), ShrunkDR(), SubGaussianDR())}
 """Estimators by name, with default options."""

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from offline_eval import retention, sequential
+from offline_eval import retention
 from offline_eval.bandit import NCIS, SNIPS, Mean
 from offline_eval.censoring import RetentionLog
 from offline_eval.diagnostics import QUANTILES, Diagnostics, diagnose, weight_quantiles
 from offline_eval.intervals import Interval, Method, interval
-from offline_eval.registry import resolve
+from offline_eval.registry import needs, resolve
 from offline_eval.sequential import MeanReturn
 from offline_eval.validation import UndefinedError, capped_weights, checked, vector
 from recrl.core.contracts import Array, Contributions, Estimator, LoggedFeedback
@@ -150,7 +150,7 @@ def evaluate(
     rows = checked(feedback)
     asked = [resolve(estimator) for estimator in estimators]
     # per row; where sequences are asked for, per trajectory too
-    logged: list[Estimator] = [Mean(), MeanReturn()] if any(e.name in sequential.REGISTRY for e in asked) else [Mean()]
+    logged: list[Estimator] = [Mean(), MeanReturn()] if any("trajectory" in needs(e) for e in asked) else [Mean()]
     records = [_record("logged", signal, rows, estimator, level, method, seed) for estimator in logged]
     records += [_record(policy, signal, rows, estimator, level, method, seed) for estimator in asked]
     quantiles = weight_quantiles(capped_weights(rows, _LARGEST_SHOWN))

@@ -152,5 +152,49 @@ class TorchRegressor:
         return torch.as_tensor((x - self.centre) / self.spread, dtype=torch.float32)
 
 
+class TorchClassifier:
+    """A perceptron with the methods of a scikit-learn classifier, for :func:`offline_eval.cross_fit_propensities` and
+    :func:`offline_eval.cross_fit_hazards`.
+
+    Features are standardised; equal seeds give equal fits. ``classes_`` are the labels seen, ascending.
+
+    >>> import numpy as np
+    >>> x = np.linspace(-1, 1, 200)[:, None]
+    >>> fitted = TorchClassifier(hidden=(16,), steps=300).fit(x, (x[:, 0] > 0).astype(int))
+    >>> bool(((fitted.predict_proba(x)[:, 1] > 0.5) == (x[:, 0] > 0)).mean() > 0.95)
+    True
+    """
+
+    def __init__(
+        self, hidden: Sequence[int] = (64, 64), steps: int = 2_000, batch: int = 256, learning_rate: float = 3e-3, seed: int = 0
+    ) -> None:
+        self.hidden, self.steps, self.batch, self.learning_rate, self.seed = tuple(hidden), steps, batch, learning_rate, seed
+
+    def fit(self, features: ArrayLike, labels: ArrayLike) -> TorchClassifier:
+        """Learn from features (n, D) and labels (n,)."""
+        x = np.asarray(features, dtype=np.float64)
+        self.classes_, index = np.unique(np.asarray(labels), return_inverse=True)
+        self.centre, self.spread = x.mean(axis=0), _positive(x.std(axis=0))
+        inputs, wanted = self._inputs(x), torch.as_tensor(index)
+        self.network = perceptron([x.shape[1], *self.hidden, self.classes_.size], self.seed)
+
+        def loss(rows: Tensor, step: int) -> Tensor:
+            return nn.functional.cross_entropy(self.network(inputs[rows]), wanted[rows])
+
+        parameters, batch = list(self.network.parameters()), min(self.batch, len(wanted))
+        everything = torch.arange(len(wanted))
+        descend(parameters, loss, everything, steps=self.steps, batch=batch, learning_rate=self.learning_rate, seed=self.seed)
+        return self
+
+    @torch.no_grad()
+    def predict_proba(self, features: ArrayLike) -> NDArray[np.float64]:
+        """Probabilities (n, classes)."""
+        chance = self.network(self._inputs(np.asarray(features, dtype=np.float64))).double().softmax(-1)
+        return np.asarray(chance.numpy())
+
+    def _inputs(self, x: NDArray[np.float64]) -> Tensor:
+        return torch.as_tensor((x - self.centre) / self.spread, dtype=torch.float32)
+
+
 def _positive(spread: NDArray[np.float64] | np.floating) -> NDArray[np.float64]:
     return np.where(spread > 0, spread, 1.0)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-from offline_eval import bandit, doubly_robust, sequential
+from offline_eval import bandit, doubly_robust, sequential, slates
 from recrl.core.contracts import Estimator
 from recrl.core.errors import ConfigError
 
-REGISTRY: dict[str, Estimator] = {**bandit.REGISTRY, **doubly_robust.REGISTRY, **sequential.REGISTRY}
+REGISTRY: dict[str, Estimator] = {**bandit.REGISTRY, **doubly_robust.REGISTRY, **sequential.REGISTRY, **slates.REGISTRY}
 """Estimators by name, with default options."""
 
 
@@ -29,7 +29,7 @@ def needs(estimator: str | Estimator) -> frozenset[Need]:
     found: set[Need] = set()
     if name in _PREDICTED:
         found.add("predictions")
-    if name in sequential.REGISTRY:
+    if name in sequential.REGISTRY or name in slates.REGISTRY:
         found.add("trajectory")
     return frozenset(found)
 

@@ -16,7 +16,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from offline_eval.validation import MAX_LOG_WEIGHT, UndefinedError, checked, finite, log_weights, refuse, vector
+from offline_eval.validation import MAX_LOG_WEIGHT, UndefinedError, checked, exponential, finite, log_weights, refuse, vector
 from recrl.core.contracts import LoggedFeedback
 from recrl.core.errors import DataError
 from recrl.core.objective import Signal
@@ -57,7 +57,7 @@ class Trajectories:
             return table[self.position]
         product = np.ones_like(discount)
         with np.errstate(divide="ignore"):
-            product[1:] = np.exp(running_sum(np.log(discount), self.starts)[:-1])
+            product[1:] = exponential(running_sum(np.log(discount), self.starts)[:-1])
         product[self.starts] = 1.0
         return product
 
@@ -84,7 +84,7 @@ class Trajectories:
             where="LoggedFeedback, row {row}",
             kind=UndefinedError,
         )
-        return np.exp(self.log_ratio)
+        return exponential(self.log_ratio.copy())
 
     def returns(self) -> Float64:
         """Discounted sum of rewards, ``(N,)``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +21,9 @@ class UndefinedError(DataError):
 
 MAX_LOG_WEIGHT = 300.0
 """Uncapped log-weights beyond this (a ratio of 1e130) mean that the two densities do not describe the same action."""
+
+LARGE = 1 << 15
+"""Numbers from which on a call into another library costs nothing beside the work."""
 
 
 def checked(feedback: LoggedFeedback) -> LoggedFeedback:
@@ -132,14 +136,39 @@ def weights(feedback: LoggedFeedback) -> Float64:
             "check that both policies score the same action in the same units, or use an estimator with a cap (ncis, clipped_ips)",
             kind=UndefinedError,
         )
-    return np.exp(logs, out=logs)
+    return exponential(logs)
 
 
 def capped_weights(feedback: LoggedFeedback, cap: float) -> Float64:
     """``min(weight, cap)`` of each row, ``(n,)``; taken in logarithms, so it never overflows."""
     logs = log_weights(feedback)
     np.minimum(logs, np.log(cap), out=logs)
-    return np.exp(logs, out=logs)
+    return exponential(logs)
+
+
+def exponential(logs: Float64) -> Float64:
+    """``exp(logs)`` in place of a contiguous array of our own.
+
+    NumPy's takes doubles one by one where the processor lacks AVX-512, torch's four at once: it serves large arrays where the process has
+    loaded torch anyway (loading it costs more than a hundred million exponentials). The two agree to 1e-15.
+    """
+    torch: Any = sys.modules.get("torch")
+    if torch is None or logs.size < LARGE:
+        return np.exp(logs, out=logs)
+    tensor = torch.from_numpy(logs)
+    torch.exp(tensor, out=tensor)
+    return logs
+
+
+def check_strength(strength: float) -> None:
+    """Refuse a strength of smoothing outside [0, 1]."""
+    if not 0.0 <= strength <= 1.0:
+        raise ConfigError(f"strength is {strength}; it lies in [0, 1]", where="strength", mend="0.1 is usual: weights stay below 10")
+
+
+def smoothed(w: Float64, strength: float) -> Float64:
+    """``w / (1 - strength + strength w)`` of weights (n,); 0 stays 0."""
+    return np.divide(w, 1.0 - strength + strength * w, out=np.zeros_like(w), where=w > 0)
 
 
 def ones(size: int) -> Float64:

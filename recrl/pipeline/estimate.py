@@ -16,6 +16,7 @@ from offline_eval import Evaluation, combine, cross_fit, evaluate, evaluate_rete
 from offline_eval.censoring import RetentionLog
 from offline_eval.direct import TargetActions
 from offline_eval.overlap import by_cohort, overlap_holes, reliability
+from offline_eval.propensities import temperature
 from recrl.core.behaviours import BEHAVIOURS
 from recrl.core.contracts import LoggedFeedback, Progress
 from recrl.core.ragged import Offsets
@@ -33,6 +34,9 @@ Int64 = NDArray[np.int64]
 
 ROWS_AT_ONCE = 256
 """Rows scored together; with 8,000 items and 7 behaviours this takes about 60 MB."""
+
+CALIBRATED_ON = 1_024
+"""Validation rows that the logging policy's temperature is fitted to, spread over all; one number needs no more."""
 
 FITTED_ITERATIONS = 5
 """Fits of fitted Q evaluation: sessions of recommendations are short."""
@@ -82,13 +86,14 @@ def estimate(
     With draws also ``estimates_reliability`` (of the logging policy's propensities), ``estimates_overlap`` (by how often an item was shown
     in training) and ``estimates_cohorts`` (users seen in training or not); see ``docs/off_policy.md``.
 
-    The logging propensities of these logs are unknown; ``behaviour`` stands in for them, an estimate fitted on training rows. Its error is
-    not part of the intervals: read the verdicts.
+    The logging propensities of these logs are unknown; ``behaviour`` stands in for them, an estimate fitted on training rows whose
+    temperature is then fitted to validation rows (:func:`calibrated`). Its error is not part of the intervals: read the verdicts.
     """
     asked = config or EstimateConfig()
     buffer = setting.buffer("item", device, history=max(map(history_of, (behaviour, *policies.values()))))
     rows = buffer.rows_of(setting.split.test, with_next=False)
     user = buffer.user[rows].cpu().numpy().astype(np.int64)
+    behaviour = calibrated(behaviour, buffer, buffer.rows_of(setting.split.valid, with_next=False))
     test, cut = setting.split.test, sessions(setting.split.test, setting.session_rule)
     logged = scored(behaviour, buffer, rows, asked.draws, asked.seed, None)
     trajectory = cut.requests.through(cut.rows) if any("trajectory" in needs(name) for name in asked.estimators) else None
@@ -122,6 +127,32 @@ def estimate(
 
 def _told(progress: Progress, before: int, of: int, name: str, share: float) -> None:
     progress((before + share) / of, name)
+
+
+@torch.no_grad()
+def calibrated(policy: ItemPolicy, buffer: LoggedBuffer, rows: torch.Tensor) -> ItemPolicy:
+    """The policy at the temperature under which ``rows``, none of which it was fitted to, are likeliest; as it is where there are none.
+
+    Cloned policies are too sure of what they have seen, and a propensity that is too small makes its row's weight too large.
+    """
+    policy, laws, logged = policy.to(buffer.device), [], []
+    part = rows[:: max(1, rows.numel() // CALIBRATED_ON)][:CALIBRATED_ON]
+    for chosen in part.split(ROWS_AT_ONCE):
+        candidates, law = policy.law(buffer.observation(chosen))
+        item = buffer.item[chosen].to(torch.int64).unsqueeze(1)
+        if candidates is not None:
+            match = candidates == item
+            item, law = match.to(torch.int8).argmax(1, keepdim=True), law.masked_fill(~match.any(1, keepdim=True), -torch.inf)
+        laws.append(law.double())
+        logged.append(item)
+    if not laws:
+        return policy
+    law, place = torch.cat(laws), torch.cat(logged)
+    possible = ~torch.isneginf(law.gather(1, place).squeeze(1))
+    if not bool(possible.any()):
+        return policy
+    factor = temperature(law[possible].cpu().numpy(), place[possible].squeeze(1).cpu().numpy())
+    return ItemPolicy(policy.scores, policy.action_spec, policy.temperature * factor)
 
 
 @torch.no_grad()

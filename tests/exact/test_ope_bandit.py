@@ -18,8 +18,9 @@ from scipy import stats
 
 import offline_eval
 from offline_eval import bandit, doubly_robust
+from offline_eval.validation import LARGE
 from recrl.core.contracts import Contributions, Estimator, LoggedFeedback
-from recrl.core.errors import DataError
+from recrl.core.errors import ConfigError, DataError
 from recrl.core.ragged import Offsets
 
 FAMILY = {**bandit.REGISTRY, **doubly_robust.REGISTRY}
@@ -49,7 +50,7 @@ def logs(draw: st.DrawFn) -> LoggedFeedback:
 def by_hand(name: str, log: LoggedFeedback, cap: float = 10.0) -> float:
     """The formulas of the docstrings, one row at a time."""
     n = len(log.reward)
-    total = weight_sum = direct = residuals = capped = capped_sum = switched = 0.0
+    total = weight_sum = direct = residuals = capped = capped_sum = switched = smooth = smooth_residuals = shrunk = 0.0
     users: dict[int, list[tuple[float, float]]] = {}
     ratio = [math.exp(log.target_log_prob[i]) / math.exp(log.behaviour_log_prob[i]) for i in range(n)]
     for i, w in enumerate(ratio):
@@ -60,6 +61,9 @@ def by_hand(name: str, log: LoggedFeedback, cap: float = 10.0) -> float:
         direct += log.target_value[i]
         residuals += w * (log.reward[i] - log.logged_value[i])
         switched += w * (log.reward[i] - log.logged_value[i]) if w <= cap else 0.0
+        smooth += w / (0.9 + 0.1 * w) * log.reward[i]
+        smooth_residuals += w / (0.9 + 0.1 * w) * (log.reward[i] - log.logged_value[i])
+        shrunk += 100 * w / (w * w + 100) * (log.reward[i] - log.logged_value[i])
         users.setdefault(int(log.cluster[i]), []).append((min(w, cap), log.reward[i]))
     means = [sum(w * r for w, r in rows) / sum(w for w, _ in rows) for rows in users.values() if any(w for w, _ in rows)]
     kept = offline_eval.Replay().contributions(log).denominators[0]  # which rows: see the tests of replay below
@@ -76,6 +80,9 @@ def by_hand(name: str, log: LoggedFeedback, cap: float = 10.0) -> float:
         "dr": (direct + residuals) / n,
         "sndr": direct / n + residuals / weight_sum,
         "switch_dr": (direct + switched) / n,
+        "sg_ips": smooth / n,
+        "sg_dr": (direct + smooth_residuals) / n,
+        "dr_os": (direct + shrunk) / n,
     }[name]
 
 
@@ -128,7 +135,8 @@ def test_policy_equal_to_the_logger_gives_unit_weights_and_the_log_mean(name: st
     rng = np.random.default_rng(0)
     log_prob, reward = rng.normal(size=50), rng.random(50)
     # v = q: nothing but the residual is left of a doubly robust estimate; a direct one needs to foresee rewards
-    prediction = reward if name == "dm" else rng.random(50)
+    # (and one that shrinks every weight leaves a part of the residual out)
+    prediction = reward if name in ("dm", "dr_os") else rng.random(50)
     log = LoggedFeedback(reward, log_prob, log_prob, np.arange(50) // 5, prediction, prediction)
     contributions = FAMILY[name].contributions(log)
     assert np.all(contributions.weights == 1.0)
@@ -209,6 +217,37 @@ def test_switching_biases_by_the_models_error_above_the_threshold() -> None:
     bias = float((CONTEXTS[:, None] * TARGET * above * (PREDICTED - REWARD)).sum())
     assert expectation(offline_eval.SwitchDR(2.0), 2, LOGGER, PREDICTED) == pytest.approx(TRUTH + bias, abs=1e-12)
     assert expectation(offline_eval.SwitchDR(4.1), 2, LOGGER, PREDICTED) == pytest.approx(TRUTH, abs=1e-12)
+
+
+@pytest.mark.parametrize("shrinkage", [0.5, 100.0])
+def test_shrinkage_biases_by_the_models_error_where_weights_shrink(shrinkage: float) -> None:
+    w = TARGET / LOGGER
+    lost = LOGGER * (w - shrinkage * w / (w**2 + shrinkage))
+    bias = float((CONTEXTS[:, None] * lost * (PREDICTED - REWARD)).sum())
+    assert expectation(offline_eval.ShrunkDR(shrinkage), 2, LOGGER, PREDICTED) == pytest.approx(TRUTH + bias, abs=1e-12)
+    assert expectation(offline_eval.ShrunkDR(shrinkage), 2, LOGGER, REWARD) == pytest.approx(TRUTH, abs=1e-12)
+    assert expectation(offline_eval.ShrunkDR(1e12), 2, LOGGER, PREDICTED) == pytest.approx(TRUTH, abs=1e-9)
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.3, 1.0])
+def test_smoothing_biases_by_what_the_weights_lose(strength: float) -> None:
+    w = TARGET / LOGGER
+    kept = LOGGER * np.divide(w, 1 - strength + strength * w, out=np.zeros_like(w), where=w > 0)
+    value = float((CONTEXTS[:, None] * kept * REWARD).sum())
+    assert expectation(offline_eval.SubGaussianIPS(strength), 2, LOGGER) == pytest.approx(value, abs=1e-12)
+    direct = float((CONTEXTS[:, None] * (TARGET * PREDICTED + kept * (REWARD - PREDICTED))).sum())
+    assert expectation(offline_eval.SubGaussianDR(strength), 2, LOGGER, PREDICTED) == pytest.approx(direct, abs=1e-12)
+    if strength == 0.0:
+        assert value == pytest.approx(TRUTH, abs=1e-12)
+    if strength == 1.0:  # weights are forgotten but for 0: the logger's own mean where the target might act
+        assert value == pytest.approx(float((CONTEXTS[:, None] * LOGGER * (TARGET > 0) * REWARD).sum()), abs=1e-12)
+
+
+@pytest.mark.parametrize("kind", [offline_eval.SubGaussianIPS, offline_eval.SubGaussianDR])
+@pytest.mark.parametrize("strength", [-0.1, 1.5, float("nan")])
+def test_strengths_lie_in_the_unit_interval(kind: type, strength: float) -> None:
+    with pytest.raises(ConfigError, match=f"strength is {strength}"):
+        kind(strength)
 
 
 def test_replay_is_unbiased_given_that_something_is_accepted() -> None:
@@ -347,6 +386,21 @@ def test_registry_holds_estimators_under_their_names() -> None:
 def test_import_loads_no_torch() -> None:
     code = "import sys, offline_eval; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_large_logs_are_worth_the_same_whether_torch_is_loaded_or_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    rows = 2 * LARGE + 3
+    logs = rng.normal(-1.0, 3.0, rows)
+    logs[rng.integers(0, rows, 50)] = -np.inf
+    feedback = LoggedFeedback(rng.random(rows), logs, np.full(rows, -2.0), np.arange(rows) // 7)
+    assert "torch" in sys.modules  # conftest.py loads it
+    with_torch = offline_eval.SNIPS().contributions(feedback)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    without = offline_eval.SNIPS().contributions(feedback)
+    np.testing.assert_allclose(with_torch.weights, without.weights, rtol=1e-14, atol=0)
+    assert (with_torch.weights == 0).sum() == np.isneginf(logs).sum()
+    np.testing.assert_array_equal(feedback.target_log_prob, logs)  # a copy was exponentiated, not the log
 
 
 def test_slates_and_vectors_enter_through_their_log_probabilities_alone() -> None:

@@ -33,10 +33,13 @@ def test_a_single_row_has_a_value_by_hand_and_an_unbounded_interval(name: str) -
     w, r, q = 0.6, 1.0, 0.25
     wanted = {
         **dict.fromkeys(("mean", "mean_return", "snips", "ncis", "ncis_trajectory", "replay", "wis", "capped_wis", "wpdis"), r),
-        **dict.fromkeys(("ips", "clipped_ips", "tis", "pdis"), w * r),
+        **dict.fromkeys(("ips", "clipped_ips", "tis", "pdis", "iips", "pseudo_inverse"), w * r),
         **dict.fromkeys(("dm", "seq_dm"), q),
         **dict.fromkeys(("dr", "switch_dr", "seq_dr"), q + w * (r - q)),
         **dict.fromkeys(("sndr", "seq_wdr"), r),
+        "sg_ips": w / (0.9 + 0.1 * w) * r,
+        "sg_dr": q + w / (0.9 + 0.1 * w) * (r - q),
+        "dr_os": q + 100 * w / (w * w + 100) * (r - q),
     }
     found = offline_eval.estimate(log([r], [1]), offline_eval.REGISTRY[name])
     assert found.value == pytest.approx(wanted[name], abs=1e-12)
@@ -70,7 +73,9 @@ def test_actions_that_the_target_never_takes(name: str) -> None:
         with pytest.raises(DataError, match=r"weight|accepted"):
             value(estimator.contributions(lost))
     elif name not in ("mean", "mean_return"):
-        assert row["value"] == pytest.approx(0.25 if offline_eval.needs(name) & {"predictions"} else 0.0)
+        # a sum over positions is extrapolated: two items, neither of them the target's, speak against the slate's total once
+        other = -1.5 if name == "pseudo_inverse" else 0.0
+        assert row["value"] == pytest.approx(0.25 if offline_eval.needs(name) & {"predictions"} else other)
         assert row["verdict"] == "do not use"
 
 

@@ -10,6 +10,7 @@ import pytest
 
 import offline_eval
 from recrl.core.contracts import LoggedFeedback
+from recrl.core.ragged import Offsets
 
 pytest.importorskip("obp", reason="SKIPPED: OBP or what it imports is absent; make peers", exc_type=ImportError)
 from obp import dataset as obp_data
@@ -23,8 +24,11 @@ PAIRS: dict[str, tuple[Any, Callable[[], Any]]] = {
     "dr": (offline_eval.DR(), obp_ope.DoublyRobust),
     "sndr": (offline_eval.SNDR(), obp_ope.SelfNormalizedDoublyRobust),
     "switch_dr": (offline_eval.SwitchDR(threshold=1.5), lambda: obp_ope.SwitchDoublyRobust(lambda_=1.5)),
+    "dr_os": (offline_eval.ShrunkDR(shrinkage=3.0), lambda: obp_ope.DoublyRobustWithShrinkage(lambda_=3.0)),
+    "sg_ips": (offline_eval.SubGaussianIPS(strength=0.2), lambda: obp_ope.SubGaussianInverseProbabilityWeighting(lambda_=0.2)),
+    "sg_dr": (offline_eval.SubGaussianDR(strength=0.2), lambda: obp_ope.SubGaussianDoublyRobust(lambda_=0.2)),
 }
-"""Ours and theirs. OBP has no capped self-normalised weights (ncis); its other estimators are of our second tier."""
+"""Ours and theirs. OBP has no capped self-normalised weights (ncis)."""
 
 
 def generated(kind: str) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
@@ -95,3 +99,71 @@ def test_replay_agrees_on_a_deterministic_policy(logger: str) -> None:
     # replay draws a row with its weight over the bound: the same chance for every agreeing row makes the two the same
     ours = offline_eval.Replay().contributions(LoggedFeedback(log["reward"], agree, np.full(row.size, np.log(1 / 80)), row))
     assert offline_eval.value(ours) == pytest.approx(theirs, abs=1e-12)
+
+
+def test_marginalised_ips_agrees() -> None:
+    """Each action in one category, the true law of categories given to both."""
+    rng = np.random.default_rng(8)
+    rows, actions, categories = 500, 12, 4
+    category = np.arange(actions) % categories
+    logger, target = rng.dirichlet(np.ones(actions), rows), rng.dirichlet(np.ones(actions), rows)
+    action = np.array([rng.choice(actions, p=p) for p in logger])
+    reward = rng.random(rows)
+    theirs = obp_ope.MarginalizedInverseProbabilityWeighting(n_actions=actions).estimate_policy_value(
+        reward=reward,
+        action=action,
+        action_embed=category[action][:, None],
+        pi_b=logger[:, :, None],
+        action_dist=target[:, :, None],
+        context=rng.normal(size=(rows, 2)),
+        position=np.zeros(rows, dtype=int),
+        p_e_a=np.eye(categories)[category][:, :, None],
+    )
+    logs = [offline_eval.category_log_prob(lambda r, law=law: law[r], category, category[action]) for law in (target, logger)]
+    ours = offline_eval.IPS().contributions(LoggedFeedback(reward, *logs, np.arange(rows)))
+    assert offline_eval.value(ours) == pytest.approx(theirs, rel=1e-9)
+
+
+def slates() -> tuple[LoggedFeedback, dict[str, np.ndarray], np.ndarray, np.ndarray]:
+    """400 slates of 3 positions with 5 items each: our log, OBP's arrays, propensities (400, 3) under the logger and the target."""
+    rng = np.random.default_rng(9)
+    rows, length, items = 400, 3, 5
+    logger, target = (rng.dirichlet(np.ones(items), (rows, length)) for _ in range(2))
+    item = np.array([[rng.choice(items, p=p) for p in of_row] for of_row in logger])
+    mu, pi = (np.take_along_axis(law, item[:, :, None], axis=2)[:, :, 0] for law in (logger, target))
+    reward, q = rng.random((rows, length)), rng.random((rows, length, items))
+    log = LoggedFeedback(
+        reward.ravel(),
+        np.log(pi).ravel(),
+        np.log(mu).ravel(),
+        np.repeat(np.arange(rows), length),
+        (target * q).sum(axis=2).ravel(),
+        np.take_along_axis(q, item[:, :, None], axis=2).ravel(),
+        Offsets.from_lengths(np.full(rows, length)),
+    )
+    arrays = {"slate_id": np.repeat(np.arange(rows), length), "reward": reward.ravel(), "position": np.tile(np.arange(length), rows)}
+    arrays |= {"action": item.ravel(), "q_hat": q.ravel(), "evaluation_policy_action_dist": target.ravel()}
+    return log, arrays, mu, pi
+
+
+SLATES: dict[str, Any] = {
+    "tis": ("SlateStandardIPS", {}, "pscore", lambda p: np.repeat(p.prod(axis=1), 3)),
+    "wis": ("SelfNormalizedSlateStandardIPS", {}, "pscore", lambda p: np.repeat(p.prod(axis=1), 3)),
+    "iips": ("SlateIndependentIPS", {}, "pscore_item_position", np.ravel),
+    "pdis": ("SlateRewardInteractionIPS", {}, "pscore_cascade", lambda p: p.cumprod(axis=1).ravel()),
+    "wpdis": ("SelfNormalizedSlateRewardInteractionIPS", {}, "pscore_cascade", lambda p: p.cumprod(axis=1).ravel()),
+    "seq_dr": ("SlateCascadeDoublyRobust", {"n_unique_action": 5}, "pscore_cascade", lambda p: p.cumprod(axis=1).ravel()),
+}
+"""Our name; their class and options; the name of their propensities, and these from those of each position."""
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("name", list(SLATES))
+def test_slates_agree(name: str) -> None:
+    kind, options, key, propensities = SLATES[name]
+    log, arrays, mu, pi = slates()
+    extra = ("action", "q_hat", "evaluation_policy_action_dist") if name == "seq_dr" else ()
+    given = {k: arrays[k] for k in ("slate_id", "reward", "position", *extra)}
+    theirs = getattr(obp_ope, kind)(len_list=3, **options)
+    value = theirs.estimate_policy_value(**given, **{key: propensities(mu), f"evaluation_policy_{key}": propensities(pi)})
+    assert offline_eval.value(offline_eval.REGISTRY[name].contributions(log)) == pytest.approx(value, rel=1e-6)

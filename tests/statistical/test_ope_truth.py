@@ -7,7 +7,7 @@ import runpy
 import sys
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -74,15 +74,19 @@ def test_planted_censoring_biases_the_naive_share_and_not_ours() -> None:
     unbiased_and_covering(ours, 100)
 
 
-def test_the_benchmark_scores_every_estimator(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_benchmark_scores_every_estimator_interval_and_selector(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     options = ["--json", "--users", "60", "--rates", "0.2", "--replications", "3"]
     monkeypatch.setattr(sys, "argv", ["ope_truth.py", *options])
     with warnings.catch_warnings():
         runpy.run_path(str(REPOSITORY / "benchmarks" / "ope_truth.py"), run_name="__main__")
     result = json.loads(capsys.readouterr().out)
     scored = {row["estimator"] for row in result["rows"]}
-    assert scored == ({*offline_eval.REGISTRY} - {"mean", "mean_return"}) | {*offline_eval.retention.REGISTRY}
-    assert {row["world"] for row in result["rows"]} == {"bandit", "process", "heavy", "retention"}
+    selectors = {"slope", "slope_plus_plus", "cross_validated", "cross_validated_by_dr", "importance_fitted"}
+    assert scored == ({*offline_eval.REGISTRY} - {"mean", "mean_return"}) | {*offline_eval.retention.REGISTRY} | selectors
+    assert {row["world"] for row in result["rows"]} == {"bandit", "slate", "process", "heavy", "retention"}
+    assert {row["method"] for row in result["rows"]} == {*get_args(offline_eval.intervals.Method)}
     assert all(row["replications"] == 3 and row["rmse"] >= 0 for row in result["rows"])
 
 
