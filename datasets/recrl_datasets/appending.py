@@ -125,7 +125,9 @@ def _append(held: Store, new: RawTables, fingerprint: str, caller: Caller, progr
 
     merged = [merged_features(held, what, table) for what, table in (("user", new.users), ("item", new.items))]
     users, items = (None if readers is None else [noted(reader) for reader in readers] for readers in merged)
-    raw = RawTables(rows, m.separate_random, users, items, findings, tuple(dict.fromkeys((*m.leaky_items, *new.leaky_items))))
+    leaky = tuple(dict.fromkeys((*m.leaky_items, *new.leaky_items)))
+    # items that no row of the store shows stay in its catalogue
+    raw = RawTables(rows, m.separate_random, users, items, findings, leaky, held.items["item_id"])
     return save(
         raw,
         held.path.name,

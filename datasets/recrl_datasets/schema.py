@@ -59,6 +59,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("reward", "float", "scalar reward logged with the row"),
     Column("action", "vector", "the logging policy's action vector"),
     Column("propensity", "float", "probability with which the logging policy showed the item", "0 to 1", low=0, high=1, low_open=True),
+    Column("action_log_prob", "float", "log-probability, of a vector the log-density, with which the logging policy took the whole action"),
     Column("logger_id", "category", "which logging policy chose"),
     Column("candidate_set_id", "category", "which candidate set it chose from"),
     Column("is_random_exposure", "flag", "whether the item was shown at random", "0 or 1"),

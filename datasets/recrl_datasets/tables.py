@@ -37,6 +37,7 @@ class RawTables:
         items: features by ``item_id``, likewise.
         findings: what the loader noticed; readers may add to the list until they have ended.
         leaky_items: item columns that average over the log's own time and must not predict it.
+        catalogue: ids of items that belong to the store although no row may show them; of the type of ``item_id``.
     """
 
     log: pl.DataFrame | LogReader
@@ -45,6 +46,7 @@ class RawTables:
     items: pl.DataFrame | Sequence[PieceReader] | None = None
     findings: Sequence[Finding] = ()
     leaky_items: tuple[str, ...] = ()
+    catalogue: pl.Series | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from recrl.core.errors import ConfigError
@@ -29,13 +30,48 @@ class Signal:
                 raise ConfigError(f"{field} of signal {self.name!r} is {value}; a discount lies in [0, 1]", where=f"objective.{field}")
 
 
+_CONSTRAINT = re.compile(r"([a-z_]+)(?:(>=|<=)([-+.\deE]+))?(?:@([.\deE-]+))?")
+
+
 @dataclass(frozen=True)
 class Constraint:
-    """A bound on a response: ``at_least`` for interactions to protect, ``at_most`` for harms such as hate."""
+    """A bound on a response: ``at_least`` for interactions to protect, ``at_most`` for harms such as hate.
+
+    **Units**: ``bound`` is a mean a request, as tables of rates show it; ``None`` where a method needs none.
+    """
 
     signal: Signal
     direction: Literal["at_least", "at_most"]
     bound: float | None = None
+
+    @property
+    def gain(self) -> float:
+        """What one unit of the response counts for a learner that maximises it: the signal's weight, negative for a harm."""
+        return self.signal.weight if self.direction == "at_least" else -self.signal.weight
+
+    @staticmethod
+    def parse(text: str, discount: float = 0.99) -> Constraint:
+        """A constraint as a command line writes it: ``like>=0.2``, ``hate<=0.001``, ``like`` without a bound; ``@0.9`` is its discount.
+
+        A response without a bound is protected from below, ``hate`` from above.
+
+        **Errors**: :class:`ConfigError` for anything else.
+
+        >>> Constraint.parse("hate<=0.001@0.9").gain
+        -1.0
+        """
+        found = _CONSTRAINT.fullmatch(text.replace(" ", ""))
+        if found is None:
+            raise ConfigError(
+                f"{text!r} is no constraint", where="--constraints", mend="write 'like>=0.2', 'hate<=0.001' or 'like', each in quotes"
+            )
+        name, sign, bound, own = found.groups()
+        try:
+            held = float(own) if own else discount
+            most = sign == "<=" or (sign is None and name == "hate")
+            return Constraint(Signal(name, 1.0, held, held), "at_most" if most else "at_least", float(bound) if bound else None)
+        except ValueError:
+            raise ConfigError(f"{text!r} holds no number where one is due", where="--constraints", mend="write 'like>=0.2@0.9'") from None
 
 
 @dataclass(frozen=True)
@@ -68,3 +104,7 @@ class Objective:
     def signals(self) -> tuple[Signal, ...]:
         """Main signal first, then the constrained ones: the column order of every reward array."""
         return (self.main, *(c.signal for c in self.constraints))
+
+    def protecting(self, constraints: tuple[str, ...], discount: float = 0.99) -> Objective:
+        """The same objective with constraints as a command line writes them (:meth:`Constraint.parse`)."""
+        return replace(self, constraints=tuple(Constraint.parse(text, discount) for text in constraints))

@@ -9,6 +9,7 @@ from typing import Any
 from recrl.algorithms import REGISTRY
 from recrl.core.contracts import Progress
 from recrl.core.errors import ConfigError
+from recrl.core.objective import Constraint
 from recrl.core.runs import RunFolder
 from recrl.pipeline.rank import RankConfig, learn_ranker
 from recrl.pipeline.saved import policy_digest, saved_policy
@@ -36,6 +37,8 @@ class LearnConfig:
         temperature: spread of the item choice of a vector learner, in units of its scores.
         candidates: run or saved policy whose highest scores name the items to choose from; empty for the whole catalogue.
         pool_size: how many it names.
+        label: name of the policy and of its metric stream in place of ``<algorithm>-<action>``.
+        constraints: responses to protect, as :meth:`recrl.core.objective.Constraint.parse` reads them.
     """
 
     algorithm: str = "td3_bc"
@@ -46,11 +49,16 @@ class LearnConfig:
     candidates: str = ""
     pool_size: int = 100
     label: str = field(default="")
+    constraints: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         known = (*REGISTRY, *RANKERS)
         if self.algorithm not in known:
             raise ConfigError(f"unknown algorithm {self.algorithm!r}", where="algorithm", mend=f"choose one of {', '.join(known)}")
+        if self.constraints and (self.is_ranker or self.algorithm == "bc"):
+            raise ConfigError(f"{self.algorithm} honours no constraints", where="--constraints", mend="leave them out")
+        for text in self.constraints:
+            Constraint.parse(text)
         if self.options is None:
             object.__setattr__(self, "options", RankConfig() if self.is_ranker else REGISTRY[self.algorithm].config_type())
 
@@ -93,8 +101,9 @@ def learn(
         if tensorboard:
             mirror(run, stream_of(config.name))
     else:
-        learner = REGISTRY[config.algorithm](config.options, setting.task(config.action, device), seed)
-        buffer = setting.buffer(config.action, device, history=config.options.actor.encoder.history)
+        objective = setting.objective.protecting(config.constraints)
+        learner = REGISTRY[config.algorithm](config.options, setting.task(config.action, device, objective), seed)
+        buffer = setting.buffer(config.action, device, history=config.options.actor.encoder.history, objective=objective)
         # cloning needs no next state: it may learn from a user's last row too
         rows = buffer.rows_of(setting.split.train, with_next=config.algorithm != "bc")
         sampler, stream = UniformSampler(buffer, rows, seed), stream_of(config.name)

@@ -11,7 +11,7 @@ from recrl.algorithms import REGISTRY
 from recrl.algorithms.task import Task
 from recrl.core.contracts import ActionSpec, Progress, Sampler
 from recrl.core.errors import ConfigError
-from recrl.core.objective import Objective, Signal
+from recrl.core.objective import Constraint, Objective, Signal
 from recrl.core.runs import RunFolder
 from recrl.pipeline.learn import policy_folder, stream_of
 from recrl.pipeline.setting import Setting
@@ -31,8 +31,11 @@ from simulators.config import Scenario, WorldConfig
 from simulators.fit import FittedWorld
 from simulators.world import RetentionWorld
 
-OFFLINE_ONLY = ("bc",)
-"""Learners that imitate logged actions: their own would teach them nothing."""
+OFFLINE_ONLY = ("bc", "bcq", "cql")
+"""Learners that stay near logged actions: their own would teach them nothing."""
+
+OnlineAction = Literal["embedding", "fusion_weights", "item"]
+"""Action kinds that a learner can take in the simulator; ``item`` shows one item a request, of the whole catalogue (``pool=0``)."""
 
 
 def _at_least_one(config: object, *names: str) -> None:
@@ -121,17 +124,21 @@ class OnlinePlan:
         buffer: what is remembered.
         discount: within sessions and across them.
         temperature: spread of the item choice of the saved policy, in units of its scores.
+        constraints: responses to protect, as :meth:`recrl.core.objective.Constraint.parse` reads them.
     """
 
     algorithm: str = "td3"
-    action: Literal["embedding", "fusion_weights"] = "embedding"
+    action: OnlineAction = "embedding"
     online: OnlineConfig = OnlineConfig()
     options: Any = None
     buffer: BufferConfig = BufferConfig()
     discount: float = 0.99
     temperature: float = 0.1
+    constraints: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        for text in self.constraints:
+            Constraint.parse(text)
         known = [name for name in REGISTRY if name not in OFFLINE_ONLY]
         if self.algorithm not in known:
             what = "learns from logged actions only" if self.algorithm in OFFLINE_ONLY else "is unknown"
@@ -144,8 +151,9 @@ class OnlinePlan:
         return {**asdict(self), "options": asdict(self.options)}
 
     def objective(self, signal: str) -> Objective:
-        """The signal as the one reward."""
-        return Objective(main=Signal(signal, discount_within=self.discount, discount_across=self.discount))
+        """The signal as the main reward, and the constraints."""
+        main = Signal(signal, discount_within=self.discount, discount_across=self.discount)
+        return Objective(main).protecting(self.constraints, self.discount)
 
 
 def users_world(setting: Setting, fitted: FittedWorld, plan: OnlinePlan, users: UsersConfig, device: str = "cpu") -> RetentionWorld:
@@ -156,7 +164,8 @@ def users_world(setting: Setting, fitted: FittedWorld, plan: OnlinePlan, users: 
     options = WorldConfig(
         action_kind=plan.action,
         slate_size=users.slate,
-        pool_size=users.pool,
+        # a learner over items chooses from all of them: pools are not remembered
+        pool_size=0 if plan.action == "item" else users.pool,
         horizon_days=users.days,
         scenario=users.scenario,
         truth=False,
@@ -187,8 +196,8 @@ def learn_from_users(
     counts = setting.log_counts.to(device)
     task = Task(world.action_spec, world.objective, setting.item_vectors.to(device), counts, device)
     learner = REGISTRY[plan.algorithm](plan.options, task, seed)
-    evaluate = UsersEvaluation(world, users.evaluate_users, users.days, seed)
-    buffer, sampler = plan.buffer.build(seed, device, shown=users.slate)
+    evaluate = UsersEvaluation(world, users.evaluate_users, users.days, seed, deterministic=plan.action != "item")
+    buffer, sampler = plan.buffer.build(seed, device, shown=world.config.shown)
     train_online(
         learner,
         WorldCollector(world, users.users, seed),
@@ -227,6 +236,8 @@ def learn_from_task(
     encoder = replace(plan.options.actor.encoder, kind="flat", features=env.single_observation_space.shape[0])
     options = replace(plan.options, actor=replace(plan.options.actor, encoder=encoder))
     spec = ActionSpec("continuous", env.single_action_space.shape)
+    if plan.constraints:
+        raise ConfigError("a control task has one reward", where="--constraints", mend="leave them out")
     learner = REGISTRY[plan.algorithm](options, Task(spec, plan.objective("reward"), device=device), seed)
     evaluate = TaskEvaluation(config.env, config.episodes, seed, device)
     buffer, sampler = plan.buffer.build(seed, device)

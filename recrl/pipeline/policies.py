@@ -73,7 +73,7 @@ def _fits(policy: object, setting: Setting) -> TypeGuard[ItemPolicy | AnyVectorP
     return policy.action_spec.kind in ("embedding", "fusion_weights") and len(policy.item_vectors) == setting.log.n_items
 
 
-def history_of(policy: ItemPolicy) -> int:
+def history_of(policy: ItemPolicy | AnyVectorPolicy) -> int:
     """How many shown items a policy's state remembers, at least 1."""
     return max((int(getattr(module, "history", 1)) for module in policy.modules()), default=1)
 

@@ -93,11 +93,11 @@ class Setting:
             return item_spec(self.log.n_items)
         return ActionSpec(kind, (self.item_vectors.shape[1] if kind == "embedding" else 7,))
 
-    def task(self, kind: LogAction, device: str = "cpu") -> Task:
-        """The task a learner of this action kind is given."""
-        return Task(self.action_spec(kind), self.objective, self.item_vectors.to(device), self.log_counts.to(device), device)
+    def task(self, kind: LogAction, device: str = "cpu", objective: Objective | None = None) -> Task:
+        """The task a learner of this action kind is given; ``objective`` in place of the main signal alone."""
+        return Task(self.action_spec(kind), objective or self.objective, self.item_vectors.to(device), self.log_counts.to(device), device)
 
-    def buffer(self, kind: LogAction, device: str = "cpu", *, history: int) -> LoggedBuffer:
+    def buffer(self, kind: LogAction, device: str = "cpu", *, history: int, objective: Objective | None = None) -> LoggedBuffer:
         """Transitions with actions of this kind, and states that remember ``history`` items.
 
         A log of shown items holds no vector actions. The action that stands for a shown item is its vector (``embedding``) or
@@ -105,7 +105,7 @@ class Setting:
         """
         return LoggedBuffer(
             self.log,
-            self.objective,
+            objective or self.objective,
             history=history,
             session_rule=self.session_rule,
             encode_action=self._encoder(kind, device),

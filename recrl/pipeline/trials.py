@@ -37,17 +37,18 @@ class UsersEvaluation:
         users: how many.
         days: until when.
         seed: of training; evaluations have users of their own.
+        deterministic: act without drawing; a policy over single items of the whole catalogue would show one item over and over.
     """
 
-    def __init__(self, world: RetentionWorld, users: int, days: int, seed: int) -> None:
-        self._world, self._days, self._seed = world, days, seed + _EVALUATION_SEED
+    def __init__(self, world: RetentionWorld, users: int, days: int, seed: int, deterministic: bool = True) -> None:
+        self._world, self._days, self._seed, self._deterministic = world, days, seed + _EVALUATION_SEED, deterministic
         self._users = world.population(users, self._seed)
 
     def __call__(self, policy: Policy) -> dict[str, float]:
         """Metrics of ``policy``."""
         metered = _Metered(self._world)
         streams = TensorStreams(self._seed, self._world.device)
-        found = simulate_arm(metered, policy, self._users, self._days, streams, deterministic=True)
+        found = simulate_arm(metered, policy, self._users, self._days, streams, deterministic=self._deterministic)
         out = {"eval_return": float(metered.total) / self._users.numel()}
         for metric in METRICS:
             ratio = found.ratio(metric) if metric.name in _SHOWN else None

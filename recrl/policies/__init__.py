@@ -6,8 +6,11 @@ from pathlib import Path
 
 from recrl.core.contracts import Policy
 from recrl.core.errors import CheckpointError
+from recrl.policies.clipped import ClippedGaussianPolicy
 from recrl.policies.discrete import DiscretePolicy
 from recrl.policies.gaussian import GaussianPolicy
+from recrl.policies.generated import GeneratedPolicy
+from recrl.policies.guarded import GuardedPolicy
 from recrl.policies.items import ItemPolicy
 from recrl.policies.storage import read_policy
 from recrl.policies.two_stage import TwoStagePolicy
@@ -17,7 +20,17 @@ AnyPolicy = ItemPolicy | DiscretePolicy | VectorPolicy | GaussianPolicy
 """The policies that learners give."""
 
 REGISTRY: dict[str, type[AnyPolicy]] = {
-    policy.kind: policy for policy in (ItemPolicy, TwoStagePolicy, DiscretePolicy, VectorPolicy, GaussianPolicy)
+    policy.kind: policy
+    for policy in (
+        ItemPolicy,
+        TwoStagePolicy,
+        DiscretePolicy,
+        VectorPolicy,
+        ClippedGaussianPolicy,
+        GeneratedPolicy,
+        GuardedPolicy,
+        GaussianPolicy,
+    )
 }
 """Policies by the ``kind`` in their ``policy.json``."""
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from recrl.core.behaviours import BEHAVIOURS
 from recrl.core.contracts import Observation
 from recrl.core.errors import ConfigError
+from recrl.policies.abstraction import AbstractedEncoder
 from recrl.policies.history import SITUATION_SIZE, ItemTable, behaviours, newest, situation
 from recrl.policies.sequence_encoders import GRUEncoder, TransformerEncoder
 
@@ -36,6 +37,8 @@ class EncoderConfig:
         layers: stacked layers (``gru`` and ``transformer``).
         heads: attention heads (``transformer`` only).
         learned_items: learn a vector an item beside the given one (``gru`` and ``transformer``).
+        abstraction: width of a learned abstraction beside the state, of any kind; 0 for none (AURO and ESCP set it themselves).
+        abstraction_hidden: its hidden sizes.
     """
 
     kind: Literal["history", "flat", "gru", "transformer"] = "history"
@@ -46,6 +49,8 @@ class EncoderConfig:
     layers: int = 2
     heads: int = 4
     learned_items: bool = False
+    abstraction: int = 0
+    abstraction_hidden: tuple[int, ...] = (128, 128)
 
     def __post_init__(self) -> None:
         if self.kind == "flat" and self.features < 1:
@@ -64,6 +69,8 @@ class EncoderConfig:
                 where="encoder",
                 mend="give positive numbers, and a width that the heads divide",
             )
+        if self.abstraction < 0:
+            raise ConfigError(f"abstraction={self.abstraction}", where="encoder.abstraction", mend="give a width, or 0 for none")
 
 
 class FlatEncoder(nn.Module):
@@ -119,7 +126,7 @@ class HistoryEncoder(nn.Module):
         return torch.cat([means.flatten(1), rates, situation(observation, items, self.history)], dim=1)
 
 
-Encoder = FlatEncoder | HistoryEncoder | GRUEncoder | TransformerEncoder
+Encoder = FlatEncoder | HistoryEncoder | GRUEncoder | TransformerEncoder | AbstractedEncoder
 
 
 def build_encoder(config: EncoderConfig, item_vectors: Tensor | None) -> Encoder:
@@ -127,6 +134,11 @@ def build_encoder(config: EncoderConfig, item_vectors: Tensor | None) -> Encoder
 
     **Errors**: :class:`ConfigError` when an encoder of histories is given no item vectors.
     """
+    base = _build_base(config, item_vectors)
+    return AbstractedEncoder(base, base.width, config.abstraction, config.abstraction_hidden) if config.abstraction else base
+
+
+def _build_base(config: EncoderConfig, item_vectors: Tensor | None) -> FlatEncoder | HistoryEncoder | GRUEncoder | TransformerEncoder:
     if config.kind == "flat":
         return FlatEncoder(config.features)
     if item_vectors is None:

@@ -16,7 +16,9 @@ from recrl.core.contracts import Action, ActionSpec, Observation
 from recrl.core.errors import ConfigError
 from recrl.core.streams import Purpose
 from recrl.core.torch.streams import TensorStreams
+from recrl.policies.clipped import ClippedGaussianPolicy
 from recrl.policies.encoders import Encoder, build_encoder
+from recrl.policies.generated import GeneratedPolicy
 from recrl.policies.laws import SquashedGaussian
 from recrl.policies.networks import draw_ids, initialise, mlp
 from recrl.policies.storage import save_policy
@@ -132,5 +134,6 @@ def vector_policy_config(policy: AnyVectorPolicy) -> dict[str, Any]:
 
 def load_vector_policy(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> AnyVectorPolicy:
     """A vector policy that was saved as a part of another one."""
-    kind = {known.kind: known for known in (VectorPolicy, GaussianPolicy)}[config["query"]]
+    known: tuple[type[AnyVectorPolicy], ...] = (VectorPolicy, ClippedGaussianPolicy, GeneratedPolicy, GaussianPolicy)
+    kind = {policy.kind: policy for policy in known}[config["query"]]
     return kind.load(config, tensors)

@@ -1,4 +1,4 @@
-"""Networks the learners share: an MLP, an actor over an encoder, and twin critics as one batched matmul."""
+"""Networks the learners share: an MLP, an actor over an encoder, twin critics as one batched matmul, a state's value."""
 
 from __future__ import annotations
 
@@ -98,12 +98,36 @@ class Critics(nn.Module):
         # inner products: much faster than a matmul with one column
         return torch.linalg.vecdot(x, self.last.weight.mT) + self.last.bias.squeeze(-1)
 
+    def each(self, state: Tensor, actions: Tensor) -> Tensor:
+        """Values of several actions a state: (B, width), (B, n, d) -> (E, B, n). What the first layer makes of a state is computed once."""
+        first, last = self.layers[0], self.last
+        assert isinstance(first, EnsembleLinear)
+        of_state, of_action = first.weight.split([state.shape[1], actions.shape[2]], dim=1)
+        flat = torch.matmul(actions.flatten(0, 1), of_action).unflatten(1, actions.shape[:2])  # (E, B, n, hidden)
+        x = torch.relu_(flat + (torch.matmul(state, of_state) + first.bias).unsqueeze(2)).flatten(1, 2)
+        for layer in self.layers[1:]:
+            x = torch.relu_(layer(x))
+        return (torch.linalg.vecdot(x, last.weight.mT) + last.bias.squeeze(-1)).unflatten(1, actions.shape[:2])
+
     def first(self, state: Tensor, action: Tensor) -> Tensor:
         """Values of the first member alone, (B,)."""
         x = torch.cat([state, action], dim=1)
         for layer in self.layers:
             x = torch.relu_(layer(x))
         value: Tensor = self.last(x).squeeze(-1)
+        return value
+
+
+class StateValue(nn.Module):
+    """The value of a state: (B, width) -> (B,)."""
+
+    def __init__(self, width: int, hidden: Sequence[int]) -> None:
+        super().__init__()
+        self.critics = Critics(width, 0, hidden, members=1)
+
+    def forward(self, state: Tensor) -> Tensor:
+        """Values."""
+        value: Tensor = self.critics(state, state[:, :0]).squeeze(0)
         return value
 
 

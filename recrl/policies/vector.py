@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from recrl.core.contracts import Action, ActionSpec, Observation
 from recrl.core.errors import ConfigError
 from recrl.core.streams import Purpose
 from recrl.core.torch.streams import TensorStreams
-from recrl.policies.encoders import EncoderConfig, build_encoder
+from recrl.policies.encoders import Encoder, EncoderConfig, build_encoder
 from recrl.policies.laws import ClippedGaussian
 from recrl.policies.networks import Actor, draw_ids, initialise
 from recrl.policies.storage import save_policy
@@ -46,6 +46,7 @@ class VectorPolicy(nn.Module):
     """
 
     kind = "vector"
+    config_type: ClassVar[type[ActorConfig]] = ActorConfig
     point_masses = True
     item_vectors: Tensor | None
 
@@ -57,10 +58,13 @@ class VectorPolicy(nn.Module):
             )
         self.action_spec, self.config = action_spec, config
         self.register_buffer("item_vectors", item_vectors)
-        encoder = build_encoder(config.encoder, item_vectors)
-        self.actor = Actor(encoder, config.hidden, action_spec.shape[0], action_spec.low, action_spec.high)
+        self.actor = self._build_actor(build_encoder(config.encoder, item_vectors))
         self.spread = config.exploration * self.actor.half_range
         initialise(self, seed)
+
+    def _build_actor(self, encoder: Encoder) -> Actor:
+        spec = self.action_spec
+        return Actor(encoder, self.config.hidden, spec.shape[0], spec.low, spec.high)
 
     def centre(self, observation: Observation) -> Tensor:
         """The deterministic actions, (B, d), with gradients."""
@@ -91,7 +95,7 @@ class VectorPolicy(nn.Module):
         """Build a saved policy again."""
         policy = cls(
             from_dict(ActionSpec, config["action_spec"]),
-            from_dict(ActorConfig, config["config"]),
+            from_dict(cls.config_type, config["config"]),
             tensors.get("item_vectors"),
         )
         policy.load_state_dict(dict(tensors))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, Protocol
 
 import torch
@@ -71,17 +73,23 @@ class Memory(Stateful, Protocol):
 
 
 class UniformActions:
-    """Uniformly random vector actions, for warm-up."""
+    """Uniformly random actions, for warm-up: vectors inside their bounds, indices of the whole catalogue."""
 
     def __init__(self, action_spec: ActionSpec) -> None:
         self.action_spec = action_spec
 
     def act(self, observation: Observation, streams: TensorStreams, *, step: torch.Tensor | int = 0, deterministic: bool = False) -> Action:
-        """Draw inside the bounds."""
+        """Draw, and tell how likely the draw was."""
         spec = self.action_spec
         device = next(a.device for a in (observation.features, observation.user) if a is not None)
-        draw = streams.uniform(draw_ids(observation, device), step, Purpose.EXPLORATION, spec.shape)
-        return Action(spec.low + (spec.high - spec.low) * draw)
+        drawn = partial(streams.uniform, draw_ids(observation, device), step, Purpose.EXPLORATION)
+        if spec.choices is None:
+            value, log_prob = spec.low + (spec.high - spec.low) * drawn(spec.shape), -spec.shape[0] * math.log(spec.high - spec.low)
+        else:
+            size = spec.shape[0] if spec.shape else 1
+            value = drawn((spec.choices,)).topk(size, dim=1).indices
+            value, log_prob = value if spec.shape else value.squeeze(1), -math.log(math.perm(spec.choices, size))
+        return Action(value, torch.full((len(value),), log_prob, device=device))
 
 
 def train_online(

@@ -5,13 +5,11 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import polars as pl
 import tyro
 
-from recrl.algorithms.td3 import TD3Config
-from recrl.algorithms.td3_bc import TD3BCConfig
 from recrl.console import Talk, sparkline
 from recrl.core.config import to_dict
 from recrl.core.contracts import Progress
@@ -19,12 +17,28 @@ from recrl.core.errors import ConfigError
 from recrl.core.runs import RunFolder
 from recrl.pipeline.data import DataOptions, load_store
 from recrl.pipeline.learn import policy_folder, stream_of
-from recrl.pipeline.online import BufferConfig, OnlinePlan, TaskConfig, UsersConfig, learn_from_task, learn_from_users, users_world
+from recrl.pipeline.online import (
+    OFFLINE_ONLY,
+    BufferConfig,
+    OnlineAction,
+    OnlinePlan,
+    TaskConfig,
+    UsersConfig,
+    learn_from_task,
+    learn_from_users,
+    users_world,
+)
 from recrl.pipeline.runs import final_metrics, read_metrics
 from recrl.pipeline.setting import Setting
 from recrl.pipeline.simulate import load_simulator, simulator_hash
 from recrl.training.online import OnlineConfig
+from recrl.verbs.learners import learner_options
 from recrl.verbs.seeds import RunOptions, over_all_seeds
+
+if TYPE_CHECKING:
+    Learners = Any
+else:
+    Learners = learner_options("Learners", OFFLINE_ONLY)
 
 
 @dataclass(frozen=True)
@@ -32,8 +46,9 @@ class OnlineOptions:
     """One learner that acts: on simulated users, or with `--env` in a control task.
 
     Attributes:
-        algorithm: a learner: `td3`, `td3_bc`.
-        action: what it decides about users: an item embedding, or fusion weights over predicted behaviours.
+        algorithm: a learner: `td3`, `td3_bc`, `tscac`, ...: each has its options below.
+        action: what it decides about users: an item embedding, fusion weights over predicted behaviours, or the one item of a request,
+            from the whole catalogue (`--slate` and `--pool` have no say then).
         simulator: run that holds a fitted simulator (`recrl simulate fit`); default `simulator-<data>`.
         data: the log that the simulator was fitted to; item vectors and predicted behaviours come from its training part.
         users: the simulated users.
@@ -42,13 +57,14 @@ class OnlineOptions:
         buffer: what is remembered.
         discount: of later rewards, within sessions and across them.
         temperature: spread of the item choice of the saved policy.
-        td3: options of `td3`.
-        td3_bc: options of `td3_bc`.
+        constraints: responses to protect, for learners that do: `like>=0.2`, `hate<=0.001` (bounds on the mean a request), or `like`
+            without a bound; `@0.9` behind it is its own discount.
+        learners: options of the learners.
         how: seeds, device and place; the default name of the run is `online-<algorithm>-<action>-<data>-seed<seed>`.
     """
 
     algorithm: Annotated[str, tyro.conf.Positional] = "td3"
-    action: Literal["embedding", "fusion_weights"] = "embedding"
+    action: OnlineAction = "embedding"
     simulator: Path | None = None
     data: Annotated[DataOptions, tyro.conf.arg(name="")] = DataOptions()
     users: Annotated[UsersConfig, tyro.conf.arg(name="")] = UsersConfig()
@@ -57,15 +73,17 @@ class OnlineOptions:
     buffer: BufferConfig = BufferConfig()
     discount: float = 0.99
     temperature: float = 0.1
-    td3: TD3Config = TD3Config()
-    td3_bc: TD3BCConfig = TD3BCConfig()
+    constraints: tuple[str, ...] = ()
+    learners: Annotated[Learners, tyro.conf.arg(name="")] = Learners()
     how: Annotated[RunOptions, tyro.conf.arg(name="")] = RunOptions()
 
     @property
     def plan(self) -> OnlinePlan:
         """What is trained; an unknown name has no options, and :class:`OnlinePlan` refuses it."""
-        chosen = getattr(self, self.algorithm, None)
-        return OnlinePlan(self.algorithm, self.action, self.online, chosen, self.buffer, self.discount, self.temperature)
+        chosen = getattr(self.learners, self.algorithm, None)
+        return OnlinePlan(
+            self.algorithm, self.action, self.online, chosen, self.buffer, self.discount, self.temperature, constraints=self.constraints
+        )
 
     @property
     def name(self) -> str:

@@ -1,4 +1,4 @@
-"""``recrl simulate fit | report``."""
+"""``recrl simulate fit | report | log``."""
 
 from __future__ import annotations
 
@@ -14,10 +14,16 @@ from recrl.core.errors import ConfigError, StorageError
 from recrl.core.runs import RunFolder
 from recrl.core.torch.devices import resolve_device
 from recrl.pipeline.data import DataOptions, load_store
+from recrl.pipeline.policies import named_policies
 from recrl.pipeline.setting import Setting
-from recrl.pipeline.simulate import ensemble_folder, simulate, simulator_folder
+from recrl.pipeline.simulate import ensemble_folder, load_simulator, simulate, simulator_folder, simulator_hash
+from recrl.pipeline.simulated_log import LogConfig, weights_policy, write_log
+from recrl.policies.gaussian import AnyVectorPolicy
+from recrl.policies.items import ItemPolicy
+from recrl_datasets import Store, sessions
 from simulators.calibration import verdict
-from simulators.fit import ModelKind
+from simulators.fit import FittedWorld, ModelKind
+from simulators.response_model import KINDS
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,37 @@ class ReportOptions:
     """
 
     source: Annotated[Path, tyro.conf.Positional]
+    runs: Path = Path("runs")
+
+
+@dataclass(frozen=True)
+class LogOptions:
+    """Simulated users under a policy, as a prepared store with propensities.
+
+    Attributes:
+        policy: `uniform`, `popularity`, a saved policy, or a run that holds one; or `weights`, see below.
+        weights: fusion weights of a static policy: `long_view=1 hate=-0.5`.
+        spread: of the Gaussian around static weights, as a share of half their range.
+        simulator: run that holds a fitted simulator; default `simulator-<data>`.
+        response: ask for a simulator of this response model; default whichever the run holds.
+        data: the log that the simulator was fitted to.
+        log: what is simulated.
+        name: of the store; default `simulated-<data>-<policy>-seed<seed>`.
+        seed: of users, their luck and the policy's draws.
+        device: `auto`, `cpu` or `cuda`.
+        runs: where runs live.
+    """
+
+    policy: Annotated[str, tyro.conf.Positional] = "uniform"
+    weights: tuple[str, ...] = ()
+    spread: float = 0.1
+    simulator: Path | None = None
+    response: ModelKind | None = None
+    data: Annotated[DataOptions, tyro.conf.arg(name="")] = DataOptions()
+    log: Annotated[LogConfig, tyro.conf.arg(name="")] = LogConfig()
+    name: str = ""
+    seed: int = 0
+    device: str = "cpu"
     runs: Path = Path("runs")
 
 
@@ -94,6 +131,73 @@ def report(options: ReportOptions, talk: Talk) -> None:
     if not run.artifact("simulator_fit.parquet").is_file():
         raise StorageError(f"run {run.name!r} holds no fitted simulator", where=str(run.path), mend="recrl simulate fit --data ml-100k")
     _show(run, talk)
+
+
+def log(options: LogOptions, talk: Talk) -> None:
+    """Simulate, store, print what is there."""
+    device = resolve_device(options.device)
+    source = load_store(options.data, talk.progress("prepare"))
+    folder, fitted = load_simulator(options.simulator, options.runs, source)
+    _check_response(options.response, fitted, source)
+    setting = Setting(source, options.data)
+    logger, policy = _logging_policy(options, setting)
+    store = write_log(
+        setting,
+        fitted,
+        simulator_hash(folder),
+        policy,
+        options.log,
+        options.name or f"simulated-{source.name}-{logger}-seed{options.seed}",
+        logger=logger,
+        seed=options.seed,
+        device=device,
+        stores=options.data.stores,
+        progress=talk.progress("simulate log"),
+    )
+    talk.close()
+    _show_log(store, logger, talk)
+
+
+def _check_response(wanted: ModelKind | None, fitted: FittedWorld, store: Store) -> None:
+    held = next(kind for kind, model in KINDS.items() if isinstance(fitted.response, model))
+    if wanted not in (None, held):
+        mend = f"recrl simulate fit --data {store.name} --response {wanted} --run NAME, then --simulator NAME"
+        raise ConfigError(f"the simulator's response model is {held!r}", where="--response", mend=mend)
+
+
+def _logging_policy(options: LogOptions, setting: Setting) -> tuple[str, ItemPolicy | AnyVectorPolicy]:
+    if bool(options.weights) != (options.policy == "weights"):
+        mend = "recrl simulate log weights --weights long_view=1 hate=-0.5"
+        raise ConfigError("the policy `weights` and --weights belong together", where="policy", mend=mend)
+    if options.weights:
+        return "weights", weights_policy(setting, options.weights, options.spread)
+    named = named_policies(["random" if options.policy == "uniform" else options.policy], setting, runs=options.runs)
+    if len(named) > 1:
+        raise ConfigError(
+            f"{options.policy} holds {len(named)} policies", where="policy", mend=f"name one of {', '.join(named)} by its path"
+        )
+    name, policy = next(iter(named.items()))
+    return "uniform" if name == "random" else name, policy
+
+
+def _show_log(store: Store, logger: str, talk: Talk) -> None:
+    rows, cut = store.log(), sessions(store.log(), rule="day")
+    names = [name for name in ("click", "long_view", "like", "hate") if rows.has(name)]
+    told = {
+        "store": str(store.path),
+        "logger": logger,
+        "users": int(rows.n_users),
+        "sessions": len(cut),
+        "requests": int(cut.requests.total),
+        "rows": rows.n_rows,
+        **{f"{name}_rate": float(rows.column(name).mean()) for name in names},
+        "returned_next_day": float((cut.gap_whole_days == 1).sum() / max(int((cut.exposure_whole_days >= 1).sum()), 1)),
+        "content_hash": store.content_hash,
+    }
+    shown = [[key, f"{value:.4g}" if isinstance(value, float) else str(value)] for key, value in told.items()]
+    talk.table("Simulated log", ["what", "value"], shown)
+    talk.say(f"columns: {', '.join(rows.columns)}\nnext: recrl data describe {store.name}")
+    talk.result({**told, "columns": list(rows.columns)})
 
 
 def _show(run: RunFolder, talk: Talk) -> None:

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import polars as pl
 import tyro
 
-from recrl.algorithms.bc import BCConfig
-from recrl.algorithms.td3 import TD3Config
-from recrl.algorithms.td3_bc import TD3BCConfig
 from recrl.console import Talk
 from recrl.core.contracts import Progress
 from recrl.core.runs import RunFolder
@@ -22,7 +19,13 @@ from recrl.pipeline.runs import final_metrics
 from recrl.pipeline.setting import LogAction, Setting
 from recrl.rankers import RANKERS
 from recrl.training.offline import OfflineConfig
+from recrl.verbs.learners import learner_options
 from recrl.verbs.seeds import RunOptions, over_all_seeds
+
+if TYPE_CHECKING:
+    Learners = Any
+else:
+    Learners = learner_options("Learners")
 
 
 @dataclass(frozen=True)
@@ -30,13 +33,14 @@ class TrainOptions:
     """One learner on one log.
 
     Attributes:
-        algorithm: a learner (`bc`, `td3`, `td3_bc`) or a supervised ranker (`bpr`, `lightgcn`, `sasrec`, `gru4rec`, `lightgbm`).
+        algorithm: a learner (`bc`, `td3`, `tscac`, ...: each has its options below) or a supervised ranker (`bpr`, `lightgcn`, `sasrec`,
+            `gru4rec`, `lightgbm`).
         action: what the learner decides: an item, an item embedding, or fusion weights over predicted behaviours.
         data: the log.
         offline: length and portions of training.
-        bc: options of `bc`.
-        td3: options of `td3`.
-        td3_bc: options of `td3_bc`.
+        constraints: responses to protect, for learners that do: `like>=0.2`, `hate<=0.001` (bounds on the mean a request), or `like`
+            without a bound; `@0.9` behind it is its own discount.
+        learners: options of the learners.
         ranker: options of a supervised ranker.
         temperature: spread of the item choice of a vector learner.
         candidates: run or saved policy whose highest scores name the items to choose from; without it the whole catalogue.
@@ -48,9 +52,8 @@ class TrainOptions:
     action: LogAction = "embedding"
     data: Annotated[DataOptions, tyro.conf.arg(name="")] = DataOptions()
     offline: Annotated[OfflineConfig, tyro.conf.arg(name="")] = OfflineConfig()
-    bc: BCConfig = BCConfig()
-    td3: TD3Config = TD3Config()
-    td3_bc: TD3BCConfig = TD3BCConfig()
+    constraints: tuple[str, ...] = ()
+    learners: Annotated[Learners, tyro.conf.arg(name="")] = Learners()
     ranker: RankConfig = RankConfig()
     temperature: float = 0.1
     candidates: str = ""
@@ -60,8 +63,17 @@ class TrainOptions:
     @property
     def plan(self) -> LearnConfig:
         """What is trained; an unknown name has no options, and :class:`LearnConfig` refuses it."""
-        chosen: Any = self.ranker if self.algorithm in RANKERS else getattr(self, self.algorithm, None)
-        return LearnConfig(self.algorithm, self.action, self.offline, chosen, self.temperature, self.candidates, self.pool_size)
+        chosen: Any = self.ranker if self.algorithm in RANKERS else getattr(self.learners, self.algorithm, None)
+        return LearnConfig(
+            self.algorithm,
+            self.action,
+            self.offline,
+            chosen,
+            self.temperature,
+            self.candidates,
+            self.pool_size,
+            constraints=self.constraints,
+        )
 
 
 def train(options: TrainOptions, talk: Talk) -> int:

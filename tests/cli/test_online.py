@@ -34,7 +34,7 @@ from recrl.replay.samplers import UniformSampler
 from recrl.replay.session_buffer import SessionBuffer
 from recrl.training.collect import WorldCollector
 from recrl.training.online import OnlineConfig, train_online
-from recrl.verbs.online import OnlineOptions, online_one
+from recrl.verbs.online import Learners, OnlineOptions, online_one
 from recrl.verbs.seeds import RunOptions
 from recrl_datasets import open_store
 from simulators.fit import FitConfig, fit_world
@@ -120,7 +120,7 @@ def options(stores: Path, simulator: Path, run: str) -> OnlineOptions:
         simulator=simulator,
         users=UsersConfig(users=8, slate=2, pool=10, days=3, scenario="strong", evaluate_users=10),
         online=OnlineConfig(steps=20, log_every=5, checkpoint_every=10, evaluate_every=10, warmup=4, batch_size=16),
-        td3=SMALL,
+        learners=Learners(td3=SMALL),
         how=RunOptions(runs=Path("runs"), run=run, tensorboard=True),
     )
 

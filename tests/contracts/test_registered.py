@@ -16,9 +16,12 @@ from recrl.algorithms import REGISTRY as ALGORITHMS
 from recrl.checks import check_algorithm, check_estimator, check_policy, check_sampler, check_store, check_world
 from recrl.core.contracts import ActionSpec
 from recrl.policies import REGISTRY as POLICIES
+from recrl.policies.clipped import ClippedGaussianPolicy
 from recrl.policies.discrete import DiscretePolicy
 from recrl.policies.encoders import EncoderConfig
 from recrl.policies.gaussian import GaussianPolicy
+from recrl.policies.generated import GeneratedConfig, GeneratedPolicy
+from recrl.policies.guarded import GuardedConfig, GuardedPolicy
 from recrl.policies.items import ItemPolicy, QueryScores, SoftmaxScores, TableScores, item_spec, popularity_policy, random_policy
 from recrl.policies.two_stage import TwoStagePolicy
 from recrl.policies.vector import ActorConfig, VectorPolicy
@@ -28,7 +31,16 @@ from recrl.replay.sessions import LoggedSessions, SessionSampler
 from tests.support import small
 
 VECTORS = ("embedding", "fusion_weights", "continuous")
-SUPPORTED = {"bc": ("item", "slate", "discrete", *VECTORS), "td3": VECTORS, "td3_bc": VECTORS}
+SUPPORTED = {
+    "bc": ("item", "slate", "discrete", *VECTORS),
+    **dict.fromkeys(("td3", "td3_bc", "auro", "rlur", "oac", "escp", "prefrec"), VECTORS),
+    # two kinds of vectors stand for the three (test_support_grid.py tries each)
+    **dict.fromkeys(("ddpg", "sac", "awac", "iql", "cql", "bcq"), ("embedding", "continuous")),
+    "tscac": ("item", "slate", "discrete", *VECTORS),
+    "tscac_ddpg": VECTORS,
+    # the actors are those of tscac: two kinds stand for the six (test_support_grid.py tries each)
+    **dict.fromkeys(("rcpo", "pareto", "joint_critic"), ("item", "continuous")),
+}
 GRID = [(name, kind) for name in ALGORITHMS for kind in SUPPORTED[name]]
 GRU = ActorConfig(EncoderConfig("gru", history=5, width=8), hidden=(16,), exploration=0.5)
 TRANSFORMER = ActorConfig(EncoderConfig("transformer", history=5, width=8, heads=2), hidden=(16,), exploration=1.5)
@@ -55,6 +67,10 @@ def policies():
         "vector, one component": VectorPolicy(one, TRANSFORMER, vectors, seed=1),
         "gaussian": GaussianPolicy(two, ActorConfig(), vectors, seed=1),
         "gaussian, one component": GaussianPolicy(one, TRANSFORMER, vectors, seed=1),
+        "clipped": ClippedGaussianPolicy(two, GRU, vectors, seed=1),
+        "clipped, one component": ClippedGaussianPolicy(one, TRANSFORMER, vectors, seed=1),
+        "generated": GeneratedPolicy(two, GeneratedConfig(), vectors, seed=1),
+        "guarded": GuardedPolicy(two, GuardedConfig(EncoderConfig(abstraction=4), step=0.2), vectors, seed=1),
         "discrete": DiscretePolicy(discrete, ActorConfig(), vectors, seed=1),
         "discrete gru": DiscretePolicy(discrete, GRU, vectors, seed=1),
         "random": random_policy(item_spec(small.N_ITEMS)),

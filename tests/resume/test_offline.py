@@ -61,7 +61,7 @@ def stop_at(step: int):
     return progress
 
 
-@pytest.mark.parametrize(("name", "kind"), [("bc", "item"), ("td3_bc", "embedding")])
+@pytest.mark.parametrize(("name", "kind"), [("bc", "item"), ("td3_bc", "embedding"), ("sac", "embedding")])
 def test_stopped_training_goes_on_exactly(tmp_path, name, kind):
     whole = train(tmp_path / "whole", name, kind)
     with pytest.raises(StopAtError):

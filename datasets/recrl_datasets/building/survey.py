@@ -158,6 +158,8 @@ class Survey:
                 types[name] = narrow_type(pl.Int32(), 0, len(categories[name]) - 1)
             else:
                 types[name] = _stored(name, column)
+        if self._raw.catalogue is not None:
+            self._columns["item_id"].distinct.add(self._raw.catalogue)
         names = ["user", "item", *(c.name for c in COLUMNS if c.name in types), *sorted(types.keys() - BY_NAME.keys())]
         schema = {"user": pl.Int32(), "item": pl.Int32(), **types}
         users, items = (Index(self._columns[key].distinct.sorted().alias(key)) for key in _IDS)

@@ -131,18 +131,19 @@ class Ahead:
     Args:
         draw: step numbers (n,) int64 -> (n, ...), a row a step.
         device: where the steps live.
+        steps: how many at a time; draws do not depend on it.
     """
 
     STEPS = 64
 
-    def __init__(self, draw: Callable[[Tensor], Tensor], device: torch.device) -> None:
-        self._draw, self._device = draw, device
+    def __init__(self, draw: Callable[[Tensor], Tensor], device: torch.device, steps: int = STEPS) -> None:
+        self._draw, self._device, self._steps = draw, device, steps
         self._block, self._rows = -1, torch.empty(0)
 
     def __call__(self, step: int) -> Tensor:
         """The draw of ``step`` >= 0; a view that the next steps do not overwrite."""
-        block, row = divmod(step, self.STEPS)
+        block, row = divmod(step, self._steps)
         if block != self._block:
-            first = block * self.STEPS
-            self._rows, self._block = self._draw(torch.arange(first, first + self.STEPS, device=self._device)), block
+            first = block * self._steps
+            self._rows, self._block = self._draw(torch.arange(first, first + self._steps, device=self._device)), block
         return self._rows[row]

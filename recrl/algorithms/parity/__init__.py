@@ -1,0 +1,1 @@
+"""Quirks of reference code, with the same contracts, for comparisons."""

@@ -1,0 +1,473 @@
+"""TSCAC against its closed form, a linear program, and hand-worked numbers; what may touch what in an update."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import minimize
+
+import offline_eval
+from recrl.algorithms.actor_critic import ActorCriticConfig, Look, MultiCritic
+from recrl.algorithms.joint_critic import JointCritic, JointCriticConfig
+from recrl.algorithms.likelihood import Likelihood
+from recrl.algorithms.pareto import Pareto, ParetoConfig, min_norm_weights
+from recrl.algorithms.parity import tscac as quirks
+from recrl.algorithms.rcpo import RCPO, RCPOConfig
+from recrl.algorithms.task import Task
+from recrl.algorithms.tscac import TSCAC, TSCACConfig, closed_form_policy, projection_weights
+from recrl.algorithms.tscac_ddpg import TSCACDDPG, Stage, TSCACDDPGConfig, closeness_gate
+from recrl.checks import check_algorithm, check_no_sync
+from recrl.core.errors import ConfigError
+from recrl.core.objective import Constraint, Objective, Signal
+from recrl.core.torch.views import transitions_to
+from recrl.policies.encoders import EncoderConfig
+from recrl.policies.items import ItemPolicy, SoftmaxScores, item_spec
+from recrl.policies.vector import ActorConfig, VectorPolicy
+from tests.support import small
+from tests.support.cmdp import CMDP
+
+AUX = np.log([[0.6, 0.3, 0.1], [0.2, 0.5, 0.3]])
+GAIN = np.array([1.0, 0.0, -1.0])
+THREE = Objective(Signal("long_view"), (Constraint.parse("like>=0.1"), Constraint.parse("click<=0.5@0.5")))
+TINY = ActorConfig(EncoderConfig("history", history=4), hidden=(8,))
+
+
+def batch(kind: str):
+    """Ten rows with three rewards."""
+    rows = small.buffer(kind).gather(torch.arange(10) * 8 + 3)
+    return replace(rows, reward=torch.rand(10, 3, generator=torch.Generator().manual_seed(0)))
+
+
+# ---------------------------------------------------------------- B: the published evaluation
+
+
+@pytest.mark.parametrize(("chosen", "expected"), [((50, 50, 50), 2.106507), ((0, 50, 100), 7 / 3)])
+def test_capped_ncis_of_the_gaussian_surrogate(chosen, expected):
+    logged, reward = torch.tensor([0.0, 50.0, 100.0]), np.array([1.0, 2.0, 4.0])
+    target = quirks.surrogate_log_probs(logged, torch.tensor(chosen, dtype=torch.float32)).double().numpy()
+    behaviour = quirks.surrogate_log_probs(logged, logged).double().numpy()
+    found = offline_eval.ncis(target, behaviour, reward, cluster=np.arange(3), cap=10.0)
+    assert found.value == pytest.approx(expected, abs=1e-6)
+
+
+# ---------------------------------------------------------------- C, D: the closed form
+
+
+@pytest.mark.parametrize(
+    ("lam", "expected"),
+    [(5.0, (0.413052, 0.417859, 0.169089)), (0.5, (0.676147, 0.278100, 0.045753)), (0.1, (0.992501, 0.007477, 0.000023))],
+)
+def test_closed_form_numbers(lam, expected):
+    assert np.allclose(closed_form_policy(AUX, GAIN, lam), expected, atol=1e-6)
+    assert np.allclose(closed_form_policy(AUX, GAIN, (lam, lam)), expected, atol=1e-6)
+
+
+def test_closed_form_solves_its_problem():
+    """No policy on the simplex has a higher ``E[A] - sum lam_i KL(pi || pi_i)``: a general optimiser finds the same."""
+    lam = np.array([0.7, 0.2])
+
+    def loss(logits):
+        p = np.exp(logits - logits.max())
+        p /= p.sum()
+        return -(p @ GAIN - sum(x * (p @ (np.log(p) - aux)) for x, aux in zip(lam, AUX, strict=True)))
+
+    best = minimize(loss, np.zeros(3), method="BFGS", options={"gtol": 1e-9}).x
+    p = np.exp(best - best.max())
+    assert np.allclose(closed_form_policy(AUX, GAIN, tuple(lam)), p / p.sum(), atol=1e-5)
+
+
+@pytest.mark.parametrize("sampling", [(1 / 3, 1 / 3, 1 / 3), (0.8, 0.15, 0.05), (0.02, 0.08, 0.9)])
+@pytest.mark.parametrize("lam", [5.0, 0.5, 0.1])
+def test_projection_reaches_the_closed_form_from_any_sampling_policy(sampling, lam):
+    """The gradient of stage two in exact expectation: weights of mean 1 under the sampling policy, which stands in their denominator."""
+    beta, aux, gain = torch.tensor(sampling).double(), torch.tensor(AUX), torch.tensor(GAIN)
+    weight = projection_weights(aux.mean(0), beta.log(), gain, 2 * lam, clip=float("inf"))
+    logits = torch.zeros(3, dtype=torch.float64, requires_grad=True)
+    size = float((beta * weight).sum())
+    for _ in range(1_500):
+        loss = -(beta * weight * torch.log_softmax(logits, 0)).sum()
+        logits.data -= 4.0 / size * torch.autograd.grad(loss, logits)[0]
+    found = torch.softmax(logits.detach(), 0)
+    assert 0.5 * (found - closed_form_policy(aux, gain, lam)).abs().sum() < 1e-3
+
+
+def laws(count: int):
+    """Log-probabilities (count, 4), every action possible."""
+    return st.lists(st.lists(st.floats(-3, 3), min_size=4, max_size=4), min_size=count, max_size=count).map(
+        lambda rows: torch.log_softmax(torch.tensor(rows, dtype=torch.float64), 1)
+    )
+
+
+GAINS = st.lists(st.floats(-2, 2), min_size=4, max_size=4).map(lambda x: torch.tensor(x, dtype=torch.float64))
+
+
+@given(laws(3), GAINS, st.floats(0.05, 5), st.floats(1.01, 20))
+@settings(max_examples=60, deadline=None)
+def test_more_lambda_means_less_gain_and_more_closeness(aux, gain, lam, factor):
+    mean = torch.log_softmax(aux.mean(0), 0)
+
+    def at(x):
+        p = closed_form_policy(aux, gain, x)
+        return float(p @ gain), float(p @ (p.log() - mean))
+
+    (little_gain, little_far), (much_gain, much_far) = at(lam), at(lam * factor)
+    assert much_gain <= little_gain + 1e-9
+    assert much_far <= little_far + 1e-9
+
+
+@given(laws(2), GAINS)
+@settings(max_examples=40, deadline=None)
+def test_limits(aux, gain):
+    mean = torch.softmax(aux.mean(0), 0)
+    assert torch.allclose(closed_form_policy(aux, gain, float("inf")), mean)
+    assert torch.allclose(closed_form_policy(aux, gain, 1e9), mean, atol=1e-6)
+    top = gain.topk(2).values
+    if top[0] - top[1] > 1e-2:
+        assert closed_form_policy(aux, gain, 1e-5).argmax() == gain.argmax()
+    assert torch.allclose(closed_form_policy(aux[:1], torch.zeros(4), 0.3), aux[0].exp())
+
+
+def test_an_action_that_one_auxiliary_rules_out_is_vetoed_unless_it_has_no_say():
+    aux = torch.tensor([[0.5, 0.5, 0.0], [0.2, 0.3, 0.5]]).log()
+    assert closed_form_policy(aux, torch.tensor([0.0, 0.0, 9.0]), 1.0)[2] == 0
+    assert torch.allclose(closed_form_policy(aux, torch.zeros(3), (0.0, 1.0)), aux[1].exp())
+
+
+@pytest.mark.parametrize("lam", [0.0, -1.0, (1.0, 2.0, 3.0), (0.0, 0.0)])
+def test_bad_multipliers(lam):
+    with pytest.raises(ConfigError):
+        closed_form_policy(AUX, GAIN, lam)
+
+
+# ---------------------------------------------------------------- the linear program
+
+
+def iterated(cmdp: CMDP, aux: np.ndarray, lam: float, rounds: int = 60) -> np.ndarray:
+    """Stage two in exact expectation: the closed form of the policy's own advantages, again and again (a part of the way each time)."""
+    policy = aux.copy()
+    for _ in range(rounds):
+        gain = torch.from_numpy(cmdp.values(policy, 0)[1])
+        policy = 0.5 * policy + 0.5 * closed_form_policy(torch.from_numpy(np.log(aux))[None], gain, lam).numpy()
+    return policy
+
+
+def auxiliary(cmdp: CMDP) -> np.ndarray:
+    """What stage one seeks, of full support: the best policy for the protected response, softened."""
+    _, best = cmdp.optimum(response=1)
+    return 0.97 * best + 0.01
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_lambda_walks_between_the_auxiliary_and_the_unconstrained_optimum(seed):
+    """Values along lambda beside the linear program over visits: the main response falls, none beats the program."""
+    cmdp = CMDP(seed)
+    aux, (free, greedy) = auxiliary(cmdp), cmdp.optimum()
+    earned = np.array([cmdp.earned(iterated(cmdp, aux, lam)) for lam in (1e-3, 0.03, 0.1, 0.3, 1.0, 100.0)])
+    assert (np.diff(earned[:, 0]) < 1e-6).all(), "the main response falls in lambda"
+    assert earned[0, 0] == pytest.approx(free, abs=1e-3)
+    assert np.allclose(earned[-1], cmdp.earned(aux), atol=2e-2)
+    assert earned[-1, 1] > earned[0, 1] == pytest.approx(cmdp.earned(greedy)[1], abs=1e-2)
+    for main, protected in earned:
+        best, _ = cmdp.optimum(least=protected - 1e-9)
+        assert main <= best + 1e-6, "no policy earns more under the same bound"
+    # some lambda comes near the frontier: within a tenth of what the bound leaves to gain
+    middle = earned[2]
+    worst = cmdp.earned(aux)[0]
+    assert middle[0] > worst
+    assert cmdp.optimum(least=middle[1])[0] - middle[0] < 0.5 * (free - worst)
+
+
+# ---------------------------------------------------------------- E: shapes and gradients
+
+
+def critic(objective: Objective = THREE) -> MultiCritic:
+    return MultiCritic(small.task("item", objective), ActorCriticConfig(actor=TINY, critic_hidden=(8,)), objective.signals, seed=1)
+
+
+def look(rows, reward: torch.Tensor) -> Look:
+    return Look(rows, None, None, reward)
+
+
+def test_targets_have_one_row_a_response_and_end_where_the_user_does():
+    rows = batch("item")
+    rows = replace(rows, terminated=torch.arange(10) == 4, session_end=torch.arange(10) == 5)
+    one, reward = critic(), rows.reward.T.contiguous()
+    target = one.target(rows, reward)
+    assert target.shape == (3, 10)
+    assert torch.equal(target[:, 4], reward[:, 4])
+    following = one._target(one._target.encoder(rows.next_observation))
+    assert torch.allclose(target[2, 0], reward[2, 0] + 0.5 * following[2, 0]), "each response has its own discount"
+    # what happens to other rows does not reach this one; in the reference it does
+    others = replace(rows, terminated=torch.arange(10) > 3)
+    assert torch.equal(one.target(others, reward)[:, 0], target[:, 0])
+    ends = (rows.terminated, others.terminated)
+    assert (
+        quirks.broadcast_target(reward[0], 0.99, ~ends[0], following[0])[0]
+        != quirks.broadcast_target(reward[0], 0.99, ~ends[1], following[0])[0]
+    )
+
+
+def test_critics_do_not_touch_each_other():
+    rows = batch("item")
+    first, second = critic(), critic()
+    reward = rows.reward.T.contiguous()
+    other = reward.clone()
+    other[2] = 100.0
+    ratio = torch.rand(3, 10, generator=torch.Generator().manual_seed(1))
+    for _ in range(3):
+        a, b = first.learn(look(rows, reward), reward, ratio), second.learn(look(rows, other), other, ratio)
+    assert torch.equal(a[0][:2], b[0][:2])
+    for p, q in zip(first._values.parameters(), second._values.parameters(), strict=True):
+        assert torch.equal(p[:2], q[:2])
+        assert not torch.equal(p[2], q[2])
+
+
+def test_a_row_is_weighted_by_its_ratio_and_unknown_ones_not_at_all():
+    rows = batch("item")
+    reward = rows.reward.T.contiguous()
+    ratio = torch.ones(10)
+    ratio[3:] = 0.0
+    only, all_rows = critic(), critic()
+    cut = replace(rows, truncated=torch.arange(10) >= 3)
+    advantage, losses = only.learn(look(cut, reward), reward, torch.ones(10))
+    _, weighted = all_rows.learn(look(rows, reward), reward, ratio)
+    assert torch.allclose(losses, weighted)
+    assert (advantage[:, 3:] == 0).all()
+
+
+def test_imitation_is_of_the_rows_own_action():
+    """The gradient of a row is that of its own logged action; in the reference it is that of the batch's mean."""
+    task, rows = small.task("continuous", THREE), batch("continuous")
+    config = TSCACDDPGConfig(actor=TINY, critic_hidden=(8,))
+    stage = Stage(config, task, [0, 1, 2], [VectorPolicy(task.action_spec, TINY, task.item_vectors, 0)], 1)
+    changed = rows.action.clone()
+    changed[1:] = changed[1:].flip(0) + 0.1
+
+    def gradient(loss, logged):
+        action = stage.actions(rows, None)
+        return torch.autograd.grad(loss(action, logged), action)[0][0, 0]
+
+    ours = [gradient(lambda a, b: stage.imitation(a, b).sum(), logged) for logged in (rows.action, changed)]
+    theirs = [gradient(lambda a, b: quirks.broadcast_imitation(a[0, :, 0], b[:, 0]), logged) for logged in (rows.action, changed)]
+    assert torch.equal(*ours)
+    assert not torch.allclose(*theirs)
+
+
+def test_broadcast_imitation_is_what_it_is_said_to_be():
+    action, logged = torch.rand(50), torch.rand(50)
+    expected = ((action - logged.mean()) ** 2).mean() + logged.var(unbiased=False)
+    assert torch.allclose(quirks.broadcast_imitation(action, logged), expected)
+
+
+def test_the_published_gate_is_at_most_a_seventy_fifth():
+    rank = torch.linspace(0, 150, 20)
+    assert quirks.density_gate(rank, rank, 30.0).max() == pytest.approx(0.0133, abs=1e-4)
+    assert torch.equal(quirks.whole_units(torch.tensor([9.9, 10.0, 25.0])), torch.tensor([0.0, 1.0, 2.0]))
+
+
+@pytest.mark.parametrize("kind", ["item", "continuous"])
+def test_stage_two_leaves_stage_one_alone(kind):
+    rows = batch(kind)
+    for method in (TSCAC, *((TSCACDDPG,) if kind == "continuous" else ())):
+        learner = method(method.config_type(actor=TINY, critic_hidden=(8,), stage_one_updates=2), small.task(kind, THREE))
+        stages = [float(learner.update(rows).metrics["stage"]) for _ in range(3)]
+        assert stages == [1, 1, 2]
+        held = [p.clone() for aux in learner.auxiliaries() for p in aux.parameters()]
+        main = [p.clone() for p in learner.policy().parameters()]
+        for _ in range(3):
+            metrics = learner.update(rows).metrics
+        assert all(torch.equal(p, q) for p, q in zip(held, (p for aux in learner.auxiliaries() for p in aux.parameters()), strict=True))
+        assert not all(torch.equal(p, q) for p, q in zip(main, learner.policy().parameters(), strict=True))
+        assert {"slack_like", "slack_click", "lambda_like", "critic_loss_long_view"} <= metrics.keys()
+
+
+def test_weights_and_gate_have_no_gradient():
+    x = torch.rand(6, 2, requires_grad=True)
+    assert not closeness_gate(x, torch.rand(2, 6, 2, requires_grad=True), torch.ones(2, 1), 0.4).requires_grad
+    assert not projection_weights(x[:, 0], x[:, 1], x[:, 0], 1.0, 10.0).requires_grad
+    gate = closeness_gate(x.detach(), x.detach().expand(2, -1, -1), torch.ones(2, 1), 0.4)
+    assert torch.equal(gate, torch.ones(6)), "an action that is the auxiliaries' own passes whole"
+
+
+def test_the_order_of_a_batch_does_not_matter():
+    rows, order = batch("item"), torch.randperm(10, generator=torch.Generator().manual_seed(3))
+    shuffled = small.buffer("item").gather((torch.arange(10) * 8 + 3)[order])
+    shuffled = replace(shuffled, reward=rows.reward[order])
+    learners = [TSCAC(TSCACConfig(actor=TINY, critic_hidden=(8,), stage_one_updates=2), small.task("item", THREE)) for _ in range(2)]
+    for _ in range(5):
+        for learner, data in zip(learners, (rows, shuffled), strict=True):
+            learner.update(data)
+    for p, q in zip(*(learner.policy().parameters() for learner in learners), strict=True):
+        assert torch.allclose(p, q, atol=1e-5)
+
+
+def test_no_gate_and_no_pull_is_the_main_response_alone():
+    """F: with lambda = 0 and k = 0 deterministic TSCAC is DDPG with imitation on the main response."""
+    rows = batch("continuous")
+    alone, main = replace(rows, reward=rows.reward[:, :1]), Objective(THREE.main)
+    config = TSCACDDPGConfig(actor=TINY, critic_hidden=(8,), stage_one_updates=3, multipliers=(0.0,), closeness=0.0)
+    free, bound = TSCACDDPG(config, small.task("continuous", main)), TSCACDDPG(config, small.task("continuous", THREE))
+    for _ in range(10):
+        free.update(alone)
+        bound.update(rows)
+    for p, q in zip(free.policy().parameters(), bound.policy().parameters(), strict=True):
+        assert torch.allclose(p, q, atol=1e-5)
+
+
+# ---------------------------------------------------------------- baselines, likelihoods, options
+
+
+@given(st.integers(1, 5), st.integers(0, 10_000))
+@settings(max_examples=40, deadline=None)
+def test_min_norm_weights_are_the_least(count, seed):
+    rng = np.random.default_rng(seed)
+    rows = rng.normal(size=(count, 4)) * rng.uniform(0.1, 3.0, (count, 1))
+    gram = rows @ rows.T
+    found = min_norm_weights(torch.from_numpy(gram)).numpy()
+    best = minimize(
+        lambda w: w @ gram @ w,
+        np.full(count, 1 / count),
+        jac=lambda w: 2 * gram @ w,
+        bounds=[(0, 1)] * count,
+        constraints={"type": "eq", "fun": lambda w: w.sum() - 1},
+        method="SLSQP",
+        options={"ftol": 1e-14, "maxiter": 500},
+    )
+    assert found.min() >= 0
+    assert found.sum() == pytest.approx(1)
+    assert found @ gram @ found <= best.fun + 1e-4 * np.diag(gram).max()
+
+
+def test_min_norm_direction_hurts_nobody():
+    rows = torch.tensor([[1.0, 0.2, 0.0], [-0.5, 1.0, 0.3], [0.2, -0.4, 2.0]])
+    way = min_norm_weights(rows @ rows.T) @ rows
+    assert (rows @ way > 0).all()
+
+
+def test_multipliers_move_against_the_slack():
+    task, rows = small.task("item", THREE), batch("item")
+    learner = RCPO(RCPOConfig(actor=TINY, critic_hidden=(8,), stage_one_updates=0, multiplier_learning_rate=0.1), task)
+    before = learner.update(rows).metrics
+    after = learner.update(rows).metrics
+    for name, bound in (("like", 0.1), ("click", 0.5)):
+        moved = float(after[f"lambda_{name}"] - before[f"lambda_{name}"])
+        assert moved == pytest.approx(-0.1 * float(before[f"slack_{name}"]) / bound, abs=1e-5)
+
+
+def test_learned_multipliers_need_bounds():
+    objective = Objective(Signal("long_view"), (Constraint.parse("like"),))
+    with pytest.raises(ConfigError, match="need a bound"):
+        RCPO(RCPOConfig(multiplier_learning_rate=0.1), small.task("item", objective))
+
+
+def test_sampled_softmax_is_unbiased_in_the_normaliser():
+    """The mean of ``1 / pi(a|s)`` over 400 draws of 4 items is exact: within 5 standard errors in ten rows, false-alarm rate 1e-5."""
+    task = small.task("item")
+    counts = torch.arange(small.N_ITEMS).float().log1p()
+    scores = SoftmaxScores(TINY, task.item_vectors, counts, seed=2)
+    policy, rows = ItemPolicy(scores, item_spec(small.N_ITEMS)), batch("item")
+    exact = policy.log_prob(rows.observation, rows.action).detach()
+    sampled = Likelihood(4, counts, 0, "cpu")
+    with torch.no_grad():
+        found = []
+        for step in range(400):
+            state, drawn = sampled.begin(rows, scores.encoder, step)
+            found.append(sampled.log_prob(policy, rows, state, drawn))
+        whole = Likelihood(0, counts, 0, "cpu")
+        same = whole.log_prob(policy, rows, *whole.begin(rows, scores.encoder, 0))
+    inverse = torch.stack(found).neg().exp()
+    error = inverse.std(0) / 20
+    assert torch.allclose(same, exact, atol=1e-5)
+    assert ((inverse.mean(0) - exact.neg().exp()).abs() < 5 * error + 1e-5).all()
+
+
+@pytest.mark.parametrize(
+    ("kind", "learner", "options"),
+    [
+        ("item", TSCAC, {}),
+        ("item", TSCAC, {"sampled_items": 4}),
+        ("continuous", TSCAC, {}),
+        ("continuous", TSCACDDPG, {}),
+        ("embedding", TSCACDDPG, {"joint_stage_one": True}),
+        ("item", RCPO, {"critics": "separate", "multiplier_learning_rate": 0.1}),
+        ("item", Pareto, {}),
+        ("item", JointCritic, {"sampled_items": 4}),
+    ],
+    ids=lambda x: x.__name__ if isinstance(x, type) else None,
+)
+def test_contracts_with_constraints(kind, learner, options):
+    """The suite of the contract and the wait for the device, with two constraints, across the change of stage."""
+    config, rows = learner.config_type(actor=TINY, critic_hidden=(8,), stage_one_updates=4, **options), batch(kind)
+    check_algorithm(lambda seed: learner(config, small.task(kind, THREE), seed), rows)
+
+    def build(device: str):
+        one, data = (
+            learner(replace(config, stage_one_updates=1), replace(small.task(kind, THREE), device=device)),
+            transitions_to(rows, device),
+        )
+        return lambda: one.update(data)
+
+    check_no_sync(build, learner.name)
+
+
+def test_rewards_of_another_objective_are_refused():
+    rows = replace(batch("item"), reward=torch.zeros(10, 1))
+    for learner in (
+        TSCAC(TSCACConfig(actor=TINY), small.task("item", THREE)),
+        JointCritic(JointCriticConfig(actor=TINY), small.task("item", THREE)),
+    ):
+        with pytest.raises(ConfigError, match="1 rewards, the objective 3 signals"):
+            learner.update(rows)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda task: TSCAC(TSCACConfig(multipliers=(1.0, 2.0, 3.0)), task),
+        lambda task: TSCACConfig(multipliers=(-1.0,)),
+        lambda task: TSCACConfig(ratio_clip=0.0),
+        lambda task: TSCACConfig(stage_one_updates=-1),
+        lambda task: TSCACDDPG(TSCACDDPGConfig(), task),
+        lambda task: TSCACDDPGConfig(bandwidth=0.0),
+        lambda task: JointCritic(JointCriticConfig(weights=(1.0,) * 3), task),
+        lambda task: Pareto(ParetoConfig(sampled_items=-1), task),
+        lambda task: TSCAC(TSCACConfig(), Task(task.action_spec, THREE)),
+    ],
+)
+def test_bad_options(build):
+    with pytest.raises(ConfigError):
+        build(small.task("item", THREE))
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "direction", "bound", "discount"),
+    [
+        ("like>=0.2", "like", "at_least", 0.2, 0.99),
+        ("hate <= 1e-3 @0.9", "hate", "at_most", 1e-3, 0.9),
+        ("hate", "hate", "at_most", None, 0.99),
+        ("watch_seconds@0", "watch_seconds", "at_least", None, 0.0),
+    ],
+)
+def test_constraints_are_read(text, name, direction, bound, discount):
+    found = Constraint.parse(text)
+    assert (found.signal.name, found.direction, found.bound) == (name, direction, bound)
+    assert found.signal.discount_within == found.signal.discount_across == discount
+    assert found.gain == (1.0 if direction == "at_least" else -1.0)
+
+
+@pytest.mark.parametrize("text", ["like=0.2", "like>=", "like>=x", "", "like>=0.2@2", "like>=1-2"])
+def test_what_is_no_constraint_is_refused(text):
+    with pytest.raises(ConfigError):
+        Constraint.parse(text)
+
+
+def test_an_objective_with_constraints_and_one_response_twice():
+    objective = Objective(Signal("long_view")).protecting(("like>=0.2", "hate"), 0.9)
+    assert [s.name for s in objective.signals] == ["long_view", "like", "hate"]
+    with pytest.raises(ConfigError, match="each signal may appear once"):
+        Objective(Signal("like")).protecting(("like>=0.2",))
