@@ -261,6 +261,7 @@ def main() -> None:
     parser.add_argument("--data", default="ml-100k")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path("runs/rl_pays"), help="cells; kept, and gone on with")
+    parser.add_argument("--requests", type=int, help="requests that PPO and TD3 learn from; give another --out")
     parser.add_argument("--methods", nargs="*", help="only these cells, without a summary")
     parser.add_argument("--quick", action="store_true", help="the toy world, one seed, a few hundred steps")
     parser.add_argument("--json", action="store_true")
@@ -269,6 +270,7 @@ def main() -> None:
     if options.quick:
         options.data, options.seeds, options.out = "", 1, options.out / "quick"
     budget = QUICK if options.quick else Budget()
+    budget = replace(budget, requests=options.requests or budget.requests)
     options.out.mkdir(parents=True, exist_ok=True)
     build = builder(options.data, options.out)
     for seed in range(options.seeds):

@@ -8,7 +8,7 @@ import streamlit as st
 
 from dashboards import queries
 from dashboards.formats import clip
-from dashboards.pages import ab, data, estimates, home, training
+from dashboards.pages import ab, compare, data, estimates, home, plan, simulator, training
 
 _CHOICE = "run-choice"
 
@@ -20,7 +20,10 @@ def main() -> None:
         st.Page(data.page, title="Data", icon=":material/database:", url_path="data"),
         st.Page(training.page, title="Training", icon=":material/show_chart:", url_path="training"),
         st.Page(estimates.page, title="Estimates", icon=":material/query_stats:", url_path="estimates"),
+        st.Page(simulator.page, title="Simulator", icon=":material/groups:", url_path="simulator"),
         st.Page(ab.page, title="A/B", icon=":material/compare_arrows:", url_path="ab"),
+        st.Page(plan.page, title="Plan", icon=":material/calculate:", url_path="plan"),
+        st.Page(compare.page, title="Compare", icon=":material/compare:", url_path="compare"),
     ]
     start = st.Page(partial(home.page, pages), title="Home", icon=":material/home:", url_path="home", default=True)
     page = st.navigation([start, *pages])

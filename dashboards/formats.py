@@ -52,13 +52,13 @@ def number(value: float | None) -> str:
 
 def change(value: float | None, unit: str) -> str:
     """An effect with its unit; of shares and rates it is in percentage points: ``+0.66 pp``."""
-    scale, shown = _effect_unit(unit)
+    scale, shown = effect_unit(unit)
     return MISSING if not _finite(value) else f"{_signed(scale * value)}{_GAP}{shown}".strip(_GAP)
 
 
 def span(lower: float | None, upper: float | None, unit: str) -> str:
     """The interval of an effect: ``+0.40 to +0.91 pp``."""
-    scale, shown = _effect_unit(unit)
+    scale, shown = effect_unit(unit)
     if not (_finite(lower) and _finite(upper)):
         return MISSING
     return f"{_signed(scale * lower)} to {_signed(scale * upper)}{_GAP}{shown}".strip(_GAP)
@@ -68,7 +68,7 @@ def quantity(value: float | None, unit: str) -> str:
     """A value with its unit; shares and rates read as per cent."""
     if unit.split(" ")[0] in {"share", "rate"}:
         return share(value, 2)
-    return number(value) if not unit or value is None else f"{number(value)}{_GAP}{unit}"
+    return number(value) if unit in {"", "0 to 1"} or value is None else f"{number(value)}{_GAP}{unit}"
 
 
 def is_share(name: str) -> bool:
@@ -111,6 +111,15 @@ def clip(text: object, limit: int = 80) -> str:
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
+def middle(text: object, limit: int = 24) -> str:
+    """Foreign text cut in its middle: names of runs differ at their ends."""
+    line = clip(text, 300)
+    if len(line) <= limit:
+        return line
+    tail = limit // 2
+    return f"{line[: limit - tail - 1]}…{line[-tail:]}"
+
+
 def plain(text: object, limit: int = 300) -> str:
     """Foreign text for a Markdown place: every punctuation mark is escaped, so nothing in it is markup."""
     return _escape(clip(text, limit))
@@ -129,12 +138,18 @@ def words(name: str) -> str:
     return clip(name).replace("_", " ")
 
 
+def effect_unit(unit: str) -> tuple[float, str]:
+    """Factor and name of an effect's unit: of shares and rates percentage points."""
+    return (100.0, "pp") if unit.split(" ")[0] in {"share", "rate"} else (1.0, unit)
+
+
+def p_value(value: float | None) -> str:
+    """A p-value: ``< 0.001``, ``0.034``."""
+    return MISSING if not _finite(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
 def _escape(text: str) -> str:
     return _MARKDOWN.sub(r"\\\1", text)
-
-
-def _effect_unit(unit: str) -> tuple[float, str]:
-    return (100.0, "pp") if unit.split(" ")[0] in {"share", "rate"} else (1.0, unit)
 
 
 def _signed(value: float) -> str:

@@ -9,6 +9,7 @@ import html
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import plotly.graph_objects as go
 import polars as pl
@@ -30,19 +31,25 @@ VERDICTS = {
     "better": ("circle", "▲ better"),
     "worse": ("square", "▼ worse"),
     "no difference shown": ("circle-open", "○ no difference shown"),
+    "depends on eta": ("diamond-open", "◇ depends on eta"),
+    "not tested": ("line-ew-open", "– not tested"),
+    "grows": ("triangle-up", "↗ grows"),
+    "fades": ("triangle-down", "↘ fades"),
+    "no trend shown": ("circle-open", "→ no trend shown"),
 }
 """Marker and words of each verdict; the two say it without colour."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """One row of a forest plot."""
+    """One row of a forest plot; ``inner`` is a second, drawn thicker, interval."""
 
     label: str
     value: float
     lower: float
     upper: float
     verdict: str = ""
+    inner: tuple[float, float] | None = None
 
 
 def label(text: object, limit: int = 32) -> str:
@@ -67,17 +74,19 @@ def forest(
 ) -> go.Figure:
     """Values with their intervals, one row each from top to bottom; verdicts stand in words at the right."""
     figure = blank(title, subtitle, axis, "", height=forest_height(len(rows)))
-    shown = "%{x:+.2%}" if percent and zero else "%{x:.2%}" if percent else "%{x:.4g}"
+    shown = "%{x:+.2%}" if percent and zero else "%{x:.2%}" if percent else "%{x:+.4g}" if zero else "%{x:.4g}"
     for position, row in enumerate(reversed(rows)):
-        figure.add_scatter(
-            x=[row.lower, row.upper],
-            y=[position] * 2,
-            mode="lines",
-            line={"color": COLOURS[0], "width": 3},
-            opacity=0.55,
-            hovertemplate=f"{shown}<extra>end of the interval</extra>",
-            showlegend=False,
-        )
+        thin = 3.0 if row.inner is None else 1.6
+        for ends, width in (((row.lower, row.upper), thin), *([] if row.inner is None else [(row.inner, 7.0)])):
+            figure.add_scatter(
+                x=ends,
+                y=[position] * 2,
+                mode="lines",
+                line={"color": COLOURS[0], "width": width},
+                opacity=0.55,
+                hovertemplate=f"{shown}<extra>end of the interval</extra>",
+                showlegend=False,
+            )
         figure.add_scatter(
             x=[row.value],
             y=[position],
@@ -147,7 +156,7 @@ def row_names(figure: go.Figure, names: Sequence[str]) -> None:
     figure.update_yaxes(
         tickmode="array",
         tickvals=list(range(len(names))),
-        ticktext=[label(name) for name in names],
+        ticktext=[label(name, 36) for name in names],
         range=[-0.6, len(names) - 0.4],
         automargin=True,
         showgrid=False,
@@ -167,15 +176,26 @@ def forest_height(rows: int) -> int:
 
 def blank(title: str, subtitle: str, x: str, y: str, height: int = 340) -> go.Figure:
     """An empty figure with its title and axis titles."""
-    figure = go.Figure()
-    dress(figure, title, subtitle, height)
-    return figure.update_xaxes(title_text=html.escape(x)).update_yaxes(title_text=html.escape(y))
+    layout = _layout(title, subtitle, height)
+    # all at once: each change of a figure's layout is checked anew, and takes as long
+    layout["xaxis"] = {**_AXIS, "title": {"text": html.escape(x), "standoff": 10}}
+    layout["yaxis"] = {**_AXIS, **_UPRIGHT, "title": {"text": html.escape(y), "standoff": 10}}
+    return go.Figure(layout=layout)
 
 
 def dress(figure: go.Figure, title: str, subtitle: str, height: int = 340) -> None:
-    """Title, margins, grid, legend and the words for screen readers."""
-    figure.update_layout(
-        title={
+    """Title, margins, grid, legend and the words for screen readers, for a figure of several parts."""
+    figure.update_layout(_layout(title, subtitle, height))
+    figure.update_xaxes(**_AXIS, title_standoff=10).update_yaxes(**_AXIS, **_UPRIGHT, title_standoff=10)
+
+
+_AXIS = {"gridcolor": _GRID, "zeroline": False, "separatethousands": True}
+_UPRIGHT = {"automargin": True, "ticklabelstandoff": 6}
+
+
+def _layout(title: str, subtitle: str, height: int) -> dict[str, Any]:
+    return {
+        "title": {
             "text": f"<b>{html.escape(title)}</b>",
             "subtitle": {"text": html.escape(subtitle), "font": {"size": 12.5}},
             "x": 0,
@@ -186,13 +206,11 @@ def dress(figure: go.Figure, title: str, subtitle: str, height: int = 340) -> No
             "pad": {"t": 10, "l": 4},
             "font": {"size": 16},
         },
-        height=height,
-        margin={"l": 64, "r": 16, "t": 78, "b": 56},
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        legend={"orientation": "h", "x": 0, "xanchor": "left", "y": 0, "yref": "container", "yanchor": "bottom"},
-        hovermode="closest",
-        meta={"alt": f"{title}: {subtitle}"},
-    )
-    figure.update_xaxes(gridcolor=_GRID, zeroline=False, title_standoff=10, separatethousands=True)
-    figure.update_yaxes(gridcolor=_GRID, zeroline=False, title_standoff=10, automargin=True, ticklabelstandoff=6, separatethousands=True)
+        "height": height,
+        "margin": {"l": 64, "r": 16, "t": 78, "b": 56},
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "legend": {"orientation": "h", "x": 0, "xanchor": "left", "y": 0, "yref": "container", "yanchor": "bottom"},
+        "hovermode": "closest",
+        "meta": {"alt": f"{title}: {subtitle}"},
+    }

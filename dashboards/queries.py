@@ -85,7 +85,8 @@ def open_run(root: Path, name: str) -> RunFolder:
 def list_runs(root: Path) -> list[RunSummary]:
     """Every run of the root, the newest first; a broken one is listed with its problem."""
     try:
-        folders = [entry for entry in root.iterdir() if not entry.name.startswith(".") and entry.is_dir() and _lies_in(entry, root)]
+        with os.scandir(root) as entries:
+            folders = [Path(entry.path) for entry in entries if not entry.name.startswith(".") and _inside(entry, root)]
     except OSError:
         return []
     runs = [summary(RunFolder(folder)) for folder in folders if any((folder / part).exists() for part in _PARTS)]
@@ -95,11 +96,26 @@ def list_runs(root: Path) -> list[RunSummary]:
 def summary(run: RunFolder) -> RunSummary:
     """Kind, state and progress of a run; never raises."""
     try:
-        kind = str(config(run).get("kind", ""))
-        now = status(run)
+        kind, now = _heartbeat(str(run.path), stamp(run.path / "config.json"), stamp(run.path / "status.json"))
     except StorageError as error:
         return RunSummary(run.name, state="broken", problem=error.what)
+    # whether its process lives is asked anew each time
     return RunSummary(run.name, kind, now.effective_state, now.stage, now.done, now.started, now.updated, now.message)
+
+
+@lru_cache(maxsize=4096)
+def _heartbeat(path: str, _config: tuple[int, int], _status: tuple[int, int]) -> tuple[str, Status]:
+    run = RunFolder(Path(path))
+    return str(config(run).get("kind", "")), status(run)
+
+
+def stamp(path: Path) -> tuple[int, int]:
+    """Modification time and size; what is not there has none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return (0, 0)
+    return (found.st_mtime_ns, found.st_size)
 
 
 def status(run: RunFolder) -> Status:
@@ -151,7 +167,9 @@ def table(run: RunFolder, name: str) -> pl.DataFrame:
         found = path.stat()
     except OSError:
         raise StorageError(
-            f"this run holds no {TABLES[name].title}", where=f"artifacts/{name}.parquet", mend="`recrl demo` makes a run with every table"
+            f"this run holds no {TABLES[name].title}",
+            where=f"artifacts/{name}.parquet",
+            mend=f"`{TABLES[name].made_by}` writes it; `recrl demo` goes through the whole loop",
         ) from None
     return _load_table(str(path), name, found.st_mtime_ns, found.st_size)
 
@@ -212,6 +230,7 @@ def by_estimator(estimates: pl.DataFrame, estimator: str) -> pl.DataFrame:
 
 def clear() -> None:
     """Forget every cached frame."""
+    _heartbeat.cache_clear()
     _load_table.cache_clear()
     _load_curves.cache_clear()
 
@@ -226,7 +245,9 @@ def _load_table(path: str, name: str, _modified: int, _size: int) -> pl.DataFram
     again = "run the command of this run again; it writes the table anew"
     try:
         scan = pl.scan_parquet(path, glob=False)
-        lacking = [column for column in spec.columns if column not in scan.collect_schema()]
+        held = scan.collect_schema().names()
+        scan = scan.with_columns(pl.lit(None).alias(column) for column in spec.later if column not in held)
+        lacking = [column for column in spec.columns if column not in held and column not in spec.later]
         if lacking:
             raise StorageError(
                 f"the {spec.title} table lacks the columns {', '.join(lacking)}", where=f"artifacts/{name}.parquet", mend=again
@@ -301,6 +322,14 @@ def _json(run: RunFolder, name: str) -> dict[str, Any]:
 def _confine(run: RunFolder, path: Path) -> None:
     if not _lies_in(path, run.path):
         raise StorageError(f"{path.name} leads out of the run folder", where=str(run.path), mend="replace the link by the file itself")
+
+
+def _inside(entry: os.DirEntry[str], root: Path) -> bool:
+    """Whether a folder's entry is a folder that lies in it; one that is no link does."""
+    try:
+        return entry.is_dir() and (not entry.is_symlink() or _lies_in(Path(entry.path), root))
+    except OSError:
+        return False
 
 
 def _lies_in(path: Path, folder: Path) -> bool:

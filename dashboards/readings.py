@@ -67,6 +67,28 @@ def estimates(frame: pl.DataFrame, signal: str) -> str:
     return f"{text}; the interval includes the logged {_value(base, signal)}, so no gain is shown."
 
 
+def reliability(frame: pl.DataFrame) -> str:
+    """Whether the logging policy's propensities mean what they say; ``estimates_reliability``."""
+    off = frame.filter((pl.col("ratio") - 1).abs() > pl.max_horizontal(pl.lit(0.5), 3 * pl.col("error")))
+    if off.is_empty():
+        return "Propensities hold: in no bin are logged actions off what is stated by more than half."
+    least, most = frame.select(low=pl.col("ratio").min(), high=pl.col("ratio").max()).row(0)
+    return (
+        f"△ Propensities are off by more than half in {off.height} of {frame.height} bins "
+        f"({number(least)} to {number(most)} times as often as stated): weights are off by as much."
+    )
+
+
+def overlap(frame: pl.DataFrame) -> str:
+    """Where the log cannot speak for one policy; rows of ``estimates_overlap``."""
+    holes = frame.filter(pl.col("hole"))
+    who = clip(frame["policy"][0]) if frame.height else "policy"
+    if holes.is_empty():
+        return f"{who}: no hole; the log can speak for every group of items that the policy shows."
+    lost, found = share(float(holes["target_share"].sum()), 0), f"{holes.height} hole{'s' if holes.height > 1 else ''}"
+    return f"✕ {who}: {found}. {lost} of what it would show lies where the log shows less than half of it."
+
+
 def best_arm(rows: pl.DataFrame) -> str:
     """The arm of one scenario with the most metrics better, less those worse; the first metric's effect breaks a tie."""
     score = pl.col("verdict").replace_strict({"better": 1, "worse": -1}, default=0, return_dtype=pl.Int64).sum()

@@ -13,7 +13,12 @@ import plotly.graph_objects as go
 import polars as pl
 from plotly.offline import get_plotlyjs
 
-from dashboards import look, plots, queries, readings
+from dashboards import look, queries, readings, readings_ab
+from dashboards.figures import ab as ab_figures
+from dashboards.figures import data as data_figures
+from dashboards.figures import estimates as estimate_figures
+from dashboards.figures import simulator as simulator_figures
+from dashboards.figures import training as training_figures
 from dashboards.formats import change, clip, count, day, duration, is_share, number, quantity, share, signed_share, span, words
 from recrl.core.errors import RecrlError
 from recrl.core.files import write_text
@@ -72,15 +77,15 @@ def _data(run: RunFolder) -> Section:
     depth, gaps = _optional(run, "data_depth"), _optional(run, "data_gaps")
     section = Section("Data", [readings.data(summary, depth, gaps)])
     if depth is not None:
-        section.figures.append(plots.depth(depth))
+        section.figures.append(data_figures.depth(depth))
     if gaps is not None:
-        section.figures += [plots.gaps(gaps), plots.survival(gaps)]
+        section.figures += [data_figures.gaps(gaps), data_figures.survival(gaps)]
     if (daily := _optional(run, "data_daily")) is not None:
-        section.figures.append(plots.daily(daily))
+        section.figures.append(data_figures.daily(daily))
     if (rates := _optional(run, "data_rates")) is not None:
-        section.figures.append(plots.rates(rates.filter(pl.col("unit").str.starts_with("share"))))
+        section.figures.append(data_figures.rates(rates.filter(pl.col("unit").str.starts_with("share"))))
     if (popularity := _optional(run, "data_popularity")) is not None:
-        section.figures.append(plots.popularity(popularity))
+        section.figures.append(data_figures.popularity(popularity))
     if (quality := _optional(run, "data_quality")) is not None:
         rows = [[clip(r["check"]), count(r["count"]), clip(r["severity"]), clip(r["note"], 200)] for r in quality.iter_rows(named=True)]
         section.tables.append([["check", "count", "severity", "note"], *rows])
@@ -94,7 +99,7 @@ def _training(run: RunFolder) -> Section:
         return Section("Training", ["This run logged no training metrics."])
     everything = pl.concat(frames)
     names = everything["name"].unique(maintain_order=True).to_list()[:12]
-    figures = [plots.curve(everything, name) for name in names]
+    figures = [training_figures.curve(everything, name) for name in names]
     return Section("Training", [readings.training(everything)], figures)
 
 
@@ -108,10 +113,10 @@ def _estimates(run: RunFolder) -> Section:
     for signal in signals:
         rows = chosen.filter(pl.col("signal") == signal)
         section.sentences.append(readings.estimates(rows, signal))
-        section.figures.append(plots.estimates(rows, signal))
-    section.figures.append(plots.effective_sample(chosen.filter(pl.col("signal") == main)))
+        section.figures.append(estimate_figures.estimates(rows, signal))
+    section.figures.append(estimate_figures.effective_sample(chosen.filter(pl.col("signal") == main)))
     if (weights := _optional(run, "estimates_weights")) is not None:
-        section.figures.append(plots.weights(weights))
+        section.figures.append(estimate_figures.weights(weights))
     unit = "share" if is_share(main) else ""
     body = [
         [
@@ -140,21 +145,22 @@ def _ab(run: RunFolder) -> Section:
             continue
         best = readings.best_arm(others)
         mine = others.filter(pl.col("arm") == best)
-        section.figures.append(plots.effects(mine))
+        section.figures.append(ab_figures.effects(mine))
         if others["arm"].n_unique() > 1:
-            section.figures.append(plots.arms(others.filter(pl.col("metric") == others["metric"][0])))
+            section.figures.append(ab_figures.arms(others.filter(pl.col("metric") == others["metric"][0])))
         shown = (pl.col("scenario") == scenario) & pl.col("arm").is_in([mine["baseline"][0], best])
         if daily is not None and daily.filter(shown).height:
-            section.figures.append(plots.ab_daily(daily.filter(shown), daily.filter(shown)["metric"][0]))
+            section.figures.append(ab_figures.ab_daily(daily.filter(shown), daily.filter(shown)["metric"][0]))
         if retention is not None:
-            section.figures.append(plots.retention(retention.filter(shown)))
+            section.figures.append(ab_figures.retention(retention.filter(shown)))
         section.tables.append(_metric_rows(others, scenario))
+    for row in _rows(run, "ab_design")[:1]:
+        section.sentences.append(readings_ab.sample_ratio(row))
     if (fit := _optional(run, "simulator_fit")) is not None:
+        section.sentences.append(f"Simulator: {readings_ab.simulator(fit)} Not for {'; not for '.join(readings_ab.MISUSES)}.")
         compared = fit.filter(pl.col("logged").is_finite() & pl.col("lower").is_finite())
         names = compared["quantity"].unique(maintain_order=True).to_list()[:8]
-        section.figures += [plots.simulator_fit(compared.filter(pl.col("quantity") == name)) for name in names]
-        notes = fit.filter(pl.col("note") != "").select("quantity", "note").unique(maintain_order=True).head(12)
-        section.sentences += [f"Simulator, {words(name)}: {clip(note, 300)}." for name, note in notes.iter_rows()]
+        section.figures += [simulator_figures.simulator_fit(compared.filter(pl.col("quantity") == name)) for name in names]
     return section
 
 

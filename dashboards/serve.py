@@ -18,7 +18,9 @@ def command(runs: Path, port: int) -> list[str]:
         "browser.gatherUsageStats": "false",
         "client.toolbarMode": "minimal",
         "client.showErrorDetails": "none",
-        "theme.light.primaryColor": "#1f66b5",
+        "theme.light.primaryColor": "#1a58a0",
+        # captions are this at 60 %: darker than Streamlit's own, for contrast
+        "theme.light.textColor": "#101218",
         "theme.dark.primaryColor": "#6cb0f5",
     }
     flags = [f"--{name}={value}" for name, value in options.items()]

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any
 
 import plotly.graph_objects as go
 import polars as pl
@@ -17,6 +21,9 @@ from recrl.core.runs import RunFolder
 REFRESH_SECONDS = 2
 """How often a page of a running run looks at the disk again."""
 
+_INK = {"light": "#4a4f59", "dark": "#c3c8d1"}
+"""Small print of figures: Streamlit's own is too pale to read."""
+
 STATES = {
     "running": ":blue[:material/progress_activity: running]",
     "done": ":green[:material/check_circle: done]",
@@ -25,6 +32,10 @@ STATES = {
     "broken": ":red[:material/broken_image: broken]",
 }
 """State of a run with icon and word."""
+
+
+Asked = tuple[Any, ...]
+"""The arguments of :func:`figure`."""
 
 
 def title(text: str, subtitle: str) -> None:
@@ -36,15 +47,15 @@ def title(text: str, subtitle: str) -> None:
 def chosen_run() -> RunFolder | None:
     """The run of the URL's ``run`` parameter, else the newest; explains itself where there is none."""
     root = queries.runs_root()
-    runs = queries.list_runs(root)
-    if not runs:
-        no_runs()
-        return None
+    name = st.query_params.get("run")
     try:
-        return queries.open_run(root, st.query_params.get("run", runs[0].name))
+        # the usual case first: listing every run is not needed for it
+        return queries.open_run(root, name if name is not None else queries.list_runs(root)[0].name)
+    except IndexError:
+        no_runs()
     except RecrlError as error:
-        problem(error)
-        return None
+        problem(error) if queries.list_runs(root) else no_runs()
+    return None
 
 
 def no_runs() -> None:
@@ -52,7 +63,7 @@ def no_runs() -> None:
     with st.container(border=True):
         st.subheader("No runs yet", anchor=False)
         st.markdown("A run appears here as soon as it starts. This one takes the whole loop on MovieLens 100K, in under ten minutes:")
-        st.code("make demo", language="bash")
+        st.code("make demo", language=None)
         st.caption(f"Looked in {plain(queries.runs_root().absolute())}. Another folder: `recrl dashboard --runs DIR`.")
 
 
@@ -68,20 +79,36 @@ def _sentence(text: str) -> str:
     return f"{text[:1].upper()}{text[1:]}."
 
 
-def table(run: RunFolder, name: str) -> pl.DataFrame | None:
-    """A table of the run; where it cannot be read, says so and gives None."""
+def table(run: RunFolder, name: str, *, quiet: bool = False) -> pl.DataFrame | None:
+    """A table of the run; where it cannot be read, says so and gives None. ``quiet``: a part that many runs go without."""
+    spec = TABLES[name]
     try:
         frame = queries.table(run, name)
     except RecrlError as error:
-        if not queries.has_table(run, name) and queries.summary(run).state == "running":
+        absent = not queries.has_table(run, name)
+        if absent and queries.summary(run).state == "running":
             st.caption(f":material/hourglass_empty: {error.what}, so far: the run has not come to it.")
+        elif absent and quiet:
+            st.caption(prose(f"This run holds no {spec.title}; `{spec.made_by}` writes it."))
         else:
             problem(error)
         return None
     if frame.is_empty():
-        st.caption(f":material/info: The {TABLES[name].title} table is empty.")
+        st.caption(prose(f"The {spec.title} table is empty; `{spec.made_by}` fills it." if quiet else f"The {spec.title} table is empty."))
         return None
     return frame
+
+
+def download(frame: pl.DataFrame, name: str, key: str) -> None:
+    """A button that gives the rows of a table as CSV."""
+    st.download_button(
+        "CSV", frame.write_csv, f"{file_name(name)}.csv", "text/csv", key=f"csv-{key}", icon=":material/download:", on_click="ignore"
+    )
+
+
+def file_name(text: str) -> str:
+    """Foreign text as a harmless name of a file."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.")[:80] or "recrl"
 
 
 def facts(items: Sequence[tuple[str, str, str]]) -> None:
@@ -91,24 +118,60 @@ def facts(items: Sequence[tuple[str, str, str]]) -> None:
             st.metric(name, value, help=explanation or None, border=True, width=172)
 
 
-def figure(drawn: go.Figure, key: str) -> None:
-    """A figure in the page's own ink, with its words for screen readers."""
+def figure(key: str, draw: Callable[..., go.Figure], *given: Any) -> None:
+    """The figure that ``draw`` makes of ``given``, in the page's own ink, with its words for screen readers.
+
+    Drawn once for the same content: building a figure costs more than all else on a page.
+    """
+    theme = "dark" if st.context.theme.type == "dark" else "light"
+    drawn = _figure(_Drawing(draw, given, theme))
     st.plotly_chart(
         drawn,
         key=f"figure-{key}",
         theme="streamlit",
         alt=str(drawn.layout.meta["alt"]),
-        config={"displaylogo": False, "displayModeBar": "hover", "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"]},
+        config={
+            "displaylogo": False,
+            "displayModeBar": "hover",
+            "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"],
+            "toImageButtonOptions": {"filename": file_name(key), "scale": 2},
+        },
     )
 
 
-def side_by_side(figures: Sequence[tuple[str, go.Figure]]) -> None:
-    """Figures two in a row; under each other on a narrow screen."""
+def side_by_side(figures: Sequence[Asked]) -> None:
+    """Figures two in a row, each the arguments of :func:`figure`; under each other on a narrow screen."""
     for start in range(0, len(figures), 2):
         columns = st.columns(2, gap="large")
-        for column, (key, drawn) in zip(columns, figures[start : start + 2], strict=False):
+        for column, asked in zip(columns, figures[start : start + 2], strict=False):
             with column:
-                figure(drawn, key)
+                figure(*asked)
+
+
+class _Drawing:
+    """A figure to draw, equal to another of the same function, content and theme."""
+
+    def __init__(self, draw: Callable[..., go.Figure], given: tuple[Any, ...], theme: str) -> None:
+        self.draw, self.given, self.theme = draw, given, theme
+        parts = (part.write_ipc(None).getvalue() if isinstance(part, pl.DataFrame) else repr(part).encode() for part in given)
+        self._content = (draw, theme, *(hashlib.blake2b(part, digest_size=16).digest() for part in parts))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Drawing) and self._content == other._content
+
+    def __hash__(self) -> int:
+        return hash(self._content)
+
+
+@lru_cache(maxsize=256)
+def _figure(asked: _Drawing) -> go.Figure:
+    drawn, ink = asked.draw(*asked.given), _INK[asked.theme]
+    # what was drawn from is needed no longer
+    asked.given = ()
+    drawn.update_layout(title_subtitle_font_color=ink, legend_font_color=ink)
+    drawn.update_xaxes(tickfont_color=ink, title_font_color=ink).update_yaxes(tickfont_color=ink, title_font_color=ink)
+    drawn.update_traces(textfont_color=ink, selector={"type": "bar"})
+    return drawn.update_annotations(font_color=ink)
 
 
 def progress(run: RunFolder) -> None:

@@ -67,6 +67,7 @@ class DriftConfig:
         newborn_share: share of the catalogue that is born later than day 0.
         newborn_days: those are born evenly over days 1 to this.
         item_life_days: mean days that an item lives (exponential); 0 for ever.
+        unseen_share: share of the simulated users whom no log has shown: drawn from the law of the fitted ones, unknown to the platform.
         seed: seed of the path, apart from that of the users.
 
     **Errors**: :class:`ConfigError` for an option out of range.
@@ -82,6 +83,7 @@ class DriftConfig:
     newborn_share: float = 0.0
     newborn_days: int = 30
     item_life_days: float = 0.0
+    unseen_share: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -101,12 +103,9 @@ class DriftConfig:
             raise ConfigError(
                 f"half life is {self.fade_half_life_days}", where="DriftConfig.fade_half_life_days", mend="it must be positive"
             )
-        if not 0.0 <= self.newborn_share < 1.0:
-            raise ConfigError(
-                f"newborn_share is {self.newborn_share}",
-                where="DriftConfig.newborn_share",
-                mend="give a share from 0 to below 1",
-            )
+        for name in ("newborn_share", "unseen_share"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise ConfigError(f"{name} is {getattr(self, name)}", where=f"DriftConfig.{name}", mend="give a share from 0 to below 1")
         self._check_switches()
 
     def _check_switches(self) -> None:
@@ -287,7 +286,7 @@ class Drift:
         return None if self._return is None else self._return[self._day(day)]
 
     def turned(self, day: Tensor, user_rows: Tensor) -> Tensor:
-        """User rows ``(B, dim + 8)`` with their vectors turned as far as on ``day`` (B,): an orthogonal map, biases stay."""
+        """User rows ``(B, dim + ...)`` with their vectors turned as far as on ``day`` (B,): an orthogonal map, the rest stays."""
         if self._turn is None:
             return user_rows
         dim = len(self._partner)

@@ -16,8 +16,8 @@ from recrl.core.errors import ConfigError, StorageError
 from recrl.core.files import read_json, write_json
 from recrl.core.streams import Purpose, Streams
 from recrl_datasets import Log, Sessions
-from simulators.boosted_fit import SideFeatures
 from simulators.fit import FitConfig, FittedWorld, fit_world
+from simulators.trees import SideFeatures
 
 _CARD = "ensemble.json"
 _LEAST_WEIGHT = 1e-3

@@ -20,19 +20,21 @@ from recrl.core.files import atomic_path, read_json, write_json
 from recrl.core.objective import Objective
 from recrl.core.streams import Purpose, Streams
 from recrl_datasets import Log, Sessions, Store
-from simulators.boosted_fit import BoostedConfig, SideFeatures, fit_boosted
+from simulators.boosted_fit import fit_boosted
 from simulators.boosted_response import BoostedResponse
 from simulators.config import WorldConfig
 from simulators.law_fit import fit_leave, fit_retention
 from simulators.leave import LeaveLaw
+from simulators.past import Ground
 from simulators.response import LatentResponse
 from simulators.response_fit import ResponseConfig, fit_response
 from simulators.response_model import ResponseModel, load_response
 from simulators.retention import RetentionLaw
-from simulators.satisfaction import Satisfaction
+from simulators.satisfaction import Satisfaction, mean_satisfaction
 from simulators.sequence_fit import SequenceConfig, fit_sequence
 from simulators.trace import Trace, trace
-from simulators.world import RetentionWorld, mean_satisfaction
+from simulators.trees import BoostedConfig, SideFeatures, fit_ground
+from simulators.world import RetentionWorld
 
 ModelKind = Literal["latent", "sequence", "boosted"]
 """Response models by name."""
@@ -232,6 +234,7 @@ def fit_world(
     sessions: Sessions | None = None,
     groups: tuple[NDArray[np.int64], tuple[str, ...]] | None = None,
     sides: SideFeatures | None = None,
+    ground: Ground | None = None,
     weights: NDArray[np.float64] | None = None,
     config: FitConfig = FitConfig(),
     seed: int = 0,
@@ -244,7 +247,8 @@ def fit_world(
         log: training rows.
         sessions: sessions of these rows; needed where leaving or returning is fitted.
         groups: activity groups as :func:`activity_groups` gives them.
-        sides: what is known of users and items besides the rows; read by the boosted model alone.
+        sides: what is known of users and items besides the rows; with them every model stands on boosted trees.
+        ground: those trees' levels where they are fitted already (:func:`simulators.trees.fit_ground`); no use to the boosted model.
         weights: (n_users,) how often each user counts, all positive; 1 without.
         config: what is fitted and what is stated; :meth:`FitConfig.ratings` for logs of ratings.
         seed: of initial values and the order of batches.
@@ -265,7 +269,7 @@ def fit_world(
     codes, names = groups if groups is not None else (np.full(log.n_users, -1, dtype=np.int64), ())
     if codes.shape != (log.n_users,):
         raise DataError(f"groups has shape {codes.shape}", where="fit_world: groups", mend=f"give one code for each of {log.n_users} users")
-    response = _fit_model(log, sides, weights, config, seed, device, lambda share, what: tell(0.8 * share, what))
+    response = _fit_model(log, sides, ground, weights, config, seed, device, lambda share, what: tell(0.8 * share, what))
     # the exposure that "baseline" means: items as often as the log showed them
     rows = Streams(seed).integers(log.n_rows, np.arange(_REFERENCE_ITEMS), 0, Purpose.CANDIDATES)
     reference = torch.from_numpy(log.column("item")[rows].astype(np.int64))
@@ -314,6 +318,7 @@ def fit_world(
 def _fit_model(
     log: Log,
     sides: SideFeatures | None,
+    ground: Ground | None,
     weights: NDArray[np.float64] | None,
     config: FitConfig,
     seed: int,
@@ -322,6 +327,11 @@ def _fit_model(
 ) -> ResponseModel:
     if config.model == "boosted":
         return fit_boosted(log, config.boosted, sides=sides, weights=weights, seed=seed, progress=progress)
+    late = progress
+    if sides is not None and ground is None:
+        early: Progress = lambda share, what: progress(0.4 * share, what)  # noqa: E731
+        late = lambda share, what: progress(0.4 + 0.6 * share, what)  # noqa: E731
+        ground = fit_ground(log, sides, config.boosted, weights=weights, seed=seed, progress=early)
     if config.model == "sequence":
-        return fit_sequence(log, config.sequence, weights=weights, seed=seed, device=device, progress=progress)
-    return fit_response(log, config.response, weights=weights, seed=seed, device=device, progress=progress)
+        return fit_sequence(log, config.sequence, ground=ground, weights=weights, seed=seed, device=device, progress=late)
+    return fit_response(log, config.response, ground=ground, weights=weights, seed=seed, device=device, progress=late)

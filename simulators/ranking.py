@@ -12,6 +12,7 @@ from recrl.core.errors import ConfigError
 from recrl.core.streams import Purpose, Streams
 from recrl.core.torch.streams import TensorStreams
 from simulators.drift import Drift
+from simulators.fusion import FusionScale
 from simulators.response import LatentResponse
 from simulators.state import WHOLE, UserState
 
@@ -94,9 +95,8 @@ class CandidatePools:
 class Ranker:
     """Turns fusion weights or query vectors into slates.
 
-    Fusion weights w (B, 7) score a candidate ``sum_f w_f P_f(u, i) / spread_f``, where ``P_f`` are the predicted marginals and ``spread_f``
-    their standard deviation over random pairs; a behaviour that is predicted the same for all items counts nothing. A
-    query vector (B, D) scores ``<query, item vector>``. The best ``slate`` candidates are shown, best first.
+    Fusion weights (B, 7) score a candidate as :mod:`simulators.fusion` says, from the scorer's predictions. A query vector (B, D) scores
+    ``<query, item vector>``. The best ``slate`` candidates are shown, best first.
 
     Args:
         scorer: the platform's predictions.
@@ -117,9 +117,8 @@ class Ranker:
         drift: Drift | None = None,
     ) -> None:
         self.scorer, self.pools, self.slate, self.exclude, self._drift = scorer, pools, slate, exclude, drift
-        self.spread = _spread(scorer)
-        told = self.spread > 1e-6
-        self._weight = torch.where(told, 1.0 / self.spread.clamp_min(1e-6), 0.0)
+        scale = FusionScale.of(scorer)
+        self.spread, self._unit, told = scale.spread, scale.unit, scale.told
         self._heads = [k for k in range(1, len(BEHAVIOURS)) if bool(told[k])]
         self.item_vectors, self._taste_vectors = item_vectors.contiguous(), scorer.item_vectors.contiguous()
         # log-odds in powers of two, with their sign turned
@@ -159,14 +158,14 @@ class Ranker:
         return ids.gather(1, _best(score.masked_fill_(~valid, -torch.inf), self.slate)).to(torch.int64)
 
     def _fused(self, action: Tensor, rows: Tensor, taste: Tensor, bias: Tensor) -> Tensor:
-        """Scores (B, C) up to a positive factor of the user: ``P(click) (w_click + sum_f w_f (P(f | click) - e_f))``.
+        """Scores (B, C) up to means and a positive factor of the user: ``P(click) (w_click + sum_f w_f (P(f | click) - e_f))``.
 
         Log-odds are the taste, loaded, and biases of item and user, so that ``P = v / (v + 2^x)`` with x of taste and item and v of the
         user: one product for all behaviours, and few passes over the candidates.
 
         **Shapes**: user rows (B, D + 8); taste (B, C); bias (8, C) or (8, B, C).
         """
-        weight = action * self._weight
+        weight = action * self._unit
         constant = weight[:, 0] - (weight * self.scorer.off_click).sum(1)
         score = constant.unsqueeze(1).expand_as(taste).contiguous()
         of_user = torch.exp2(rows[:, self.scorer.dim :] * _LOG2E)
@@ -225,11 +224,3 @@ def _longest_window(orders: Tensor, drift: Drift, count: int) -> int:
         # a window that begins right behind a live item ends at the count-th one after it
         longest = max(longest, int((around[:, count:] - around[:, :-count]).max()))
     return longest
-
-
-def _spread(scorer: LatentResponse, pairs: int = 20_000) -> Tensor:
-    """Standard deviation of each predicted marginal over random (user, item) pairs, ``(7,)``."""
-    draws = Streams(0)
-    users = torch.from_numpy(draws.integers(scorer.n_users, range(pairs), 0, Purpose.USERS)).to(scorer.device)
-    items = torch.from_numpy(draws.integers(scorer.n_items, range(pairs), 1, Purpose.USERS)).to(scorer.device)
-    return scorer.scores(users, items.unsqueeze(1))[:, 0].std(0)

@@ -18,6 +18,7 @@ from recrl.core.behaviours import BEHAVIOURS
 from recrl.core.config import from_dict, to_dict
 from recrl.core.errors import ContractError, StorageError
 from recrl.core.files import atomic_path, read_json, write_json
+from recrl.core.streams import Purpose, Streams
 from simulators.rates import rate_shifts
 
 WIDTH = 8
@@ -54,6 +55,7 @@ class ResponseNotes:
         positives: positives seen of each behaviour.
         rows: rows it was fitted on.
         taste_spread: standard deviation of <user vector, item vector> over those rows: near 0, the log tells no personal taste.
+        user_precision: of the normal law of users that a latent model was fitted with: entries of vectors, biases.
     """
 
     source: str = "self-made"
@@ -62,6 +64,7 @@ class ResponseNotes:
     positives: tuple[int, ...] = (0,) * len(BEHAVIOURS)
     rows: int = 0
     taste_spread: float = 0.0
+    user_precision: tuple[float, float] = (14.0, 1.5)
 
 
 class LatentResponse:
@@ -197,6 +200,21 @@ class LatentResponse:
             taste[:, lo : lo + block, 0] = shown.mul_(vectors).sum(2)
         logits = self._item_parts[1].index_select(0, item.view(-1)).view(c, b, WIDTH).add_(self._user_parts[1].index_select(0, row))
         return logits.addcmul_(taste, self._load).transpose(0, 1)
+
+    def tastes(self, user: Tensor, memory: Tensor, items: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Vectors of users (B, D) and of items (B, C, D), and the loadings (7,)."""
+        return self.user_rows(user)[:, : self.dim], self.item_rows(items)[..., : self.dim], self.loadings
+
+    def with_unseen(self, count: int, streams: Streams) -> LatentResponse:
+        """The model with ``count`` more users, whose rows are normal with the mean and the covariance of the users' own."""
+        known = self.users[:-1].double().cpu()
+        mean = known.mean(0)
+        # the root of a covariance that may be singular, as where vectors are 0
+        size, directions = torch.linalg.eigh((known - mean).T @ (known - mean) / len(known))
+        noise = torch.from_numpy(streams.normal(np.arange(count), 0, Purpose.USERS, (len(mean),)))
+        drawn = mean + noise * size.clamp_min(0.0).sqrt() @ directions.T
+        users = torch.cat([self.users[:-1], drawn.to(self.users), self.users[-1:]])
+        return LatentResponse(users, self.items, self.intercepts, self.loadings, self.off_click, self.watch, self.notes)
 
     def platform(self) -> LatentResponse:
         """What ranks where a world is given no scorer: the model itself."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from recrl.core.contracts import Progress
 from recrl.core.errors import ConfigError, DataError
 from recrl.core.streams import Purpose, Streams
 from recrl_datasets import Log
+from simulators.past import Ground
 from simulators.published import CLICK_GIVEN, RATES
 from simulators.rates import rate_shifts
 from simulators.response import WIDTH, LatentResponse, ResponseNotes, WatchLaw
@@ -22,6 +23,8 @@ from simulators.response import WIDTH, LatentResponse, ResponseNotes, WatchLaw
 F = len(BEHAVIOURS)
 # precision of the normal prior that holds the loadings near 1, in shares of all rows: without it they would take over the vectors' scale
 _LOADING_ROWS = 0.02
+# precision of item biases beyond known levels
+_FIRM_ITEMS = 20.0
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,7 @@ def fit_response(
     log: Log,
     config: ResponseConfig = ResponseConfig(),
     *,
+    ground: Ground | None = None,
     weights: NDArray[np.float64] | None = None,
     seed: int = 0,
     device: torch.device | str = "cpu",
@@ -69,7 +73,8 @@ def fit_response(
 
     The loss of a row is the cross-entropy of the click and, where it was clicked, of the conditional behaviours, plus normal
     priors on vectors and biases; single-threaded runs on CPU repeat bit for bit. Items without rows get the mean row. So do users, with
-    biases moved until a log of unknown users would have the same rates: users with many rows differ from those with few.
+    biases moved until a log of unknown users would have the same rates: users with many rows differ from those with few. On a
+    ``ground``, biases are what is left of users and items beyond their levels, and those of items are held nearer to nothing.
 
     **Shapes**: ``weights`` (n_users,) how often each user counts, 1 without; a user's own vector sees all of its rows whatever they are.
 
@@ -77,12 +82,17 @@ def fit_response(
     """
     rows = LoggedRows.of(log, weights)
     factored = rows.factored(config.min_positives)
-    model = _descend(rows, log.n_users, log.n_items, factored, config, seed, device, progress)
+    model = _descend(rows, log.n_users, log.n_items, factored, config, seed, device, progress, ground)
     users, items = mean_where_unseen(model.users, rows.user), mean_where_unseen(model.items, rows.item)
     watch = fit_watch(log, rows, users, items) if log.has("watch_seconds") else None
+    strangers = users[-1].repeat(len(users), 1)
+    if ground is not None:
+        biases = slice(config.dim, config.dim + F)
+        for table, level in ((users, ground.users), (strangers, ground.users), (items, ground.items)):
+            table[:, biases] += level
     spread = float((users[rows.user, : config.dim] * items[rows.item, : config.dim]).sum(1).std())
-    users, intercepts, off_click = _calibrated(users, items, model.loadings, rows, rows.targets(config.rates))
-    notes = rows.notes(log, config.rates, factored, spread)
+    users, intercepts, off_click = _calibrated(users, strangers, items, model.loadings, rows, rows.targets(config.rates))
+    notes = replace(rows.notes(log, config.rates, factored, spread), user_precision=(config.vector_precision, config.bias_precision))
     return LatentResponse(users, items, intercepts, model.loadings, off_click, watch, notes)
 
 
@@ -181,19 +191,27 @@ class LoggedRows:
 
 
 def _calibrated(
-    users: Tensor, items: Tensor, loadings: Tensor, rows: LoggedRows, targets: tuple[dict[str, float], dict[str, float]]
+    users: Tensor, strangers: Tensor, items: Tensor, loadings: Tensor, rows: LoggedRows, targets: tuple[dict[str, float], dict[str, float]]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The user table with the unknown user's biases moved, intercepts and P(f | no click): known and unknown users meet the targets."""
-    raw = LatentResponse(users, items, torch.zeros(F), loadings, torch.zeros(F))
-    item = rows.item.unsqueeze(1)
-    known = raw.logits(rows.user, item)[:, 0]
-    intercepts, off_click = rate_shifts(known, *targets, rows.weight)
-    unknown, _ = rate_shifts(raw.logits(torch.full_like(rows.user, -1), item)[:, 0], *targets, rows.weight)
-    stranger = users[-1].clone()
-    stranger[-WIDTH:-1] += (unknown - intercepts).float()
+    """The user table, intercepts and P(f | no click): the rows have the targets with the users as fitted, with users like them of whom
+    nothing is known, ``strangers``, and with the unknown one; those without rows are strangers.
+    """
+
+    def shifts(table: Tensor, user: Tensor) -> tuple[Tensor, Tensor]:
+        raw = LatentResponse(table, items, torch.zeros(F), loadings, torch.zeros(F))
+        return rate_shifts(raw.logits(user, rows.item.unsqueeze(1))[:, 0], *targets, rows.weight)
+
+    intercepts, off_click = shifts(users, rows.user)
+    unknown = torch.full_like(rows.user, -1)
+    among, nobody = ((shifts(strangers, who)[0] - intercepts).float() for who in (rows.user, unknown))
+    moved = torch.cat([among.expand(len(users) - 1, -1), nobody.unsqueeze(0)])
     unseen = torch.ones(len(users), dtype=torch.bool)
     unseen[rows.user] = False
-    return torch.where(unseen.unsqueeze(1), stranger, users), intercepts, off_click
+    return (
+        torch.where(unseen.unsqueeze(1), strangers + torch.nn.functional.pad(moved, (users.shape[1] - WIDTH, 1)), users),
+        intercepts,
+        off_click,
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,6 +230,7 @@ def _descend(
     seed: int,
     device: torch.device | str,
     progress: Progress | None,
+    ground: Ground | None,
 ) -> _Descended:
     streams, d = Streams(seed), config.dim
     tables = []
@@ -228,6 +247,8 @@ def _descend(
     row_user, row_item, row_happened, weight = (column.to(device) for column in (rows.user, rows.item, rows.happened, rows.weight))
     # a user's prior counts as often as its rows, so that its own row is that of an unweighted fit
     user_weight, item_weight = rows.user_weight.to(device), torch.ones(n_items, device=device)
+    level = torch.zeros(rows.n, 1, device=device) if ground is None else ground.logged.to(device)
+    firm = replace(config, bias_precision=_FIRM_ITEMS) if ground is not None else config
     optimiser = torch.optim.Adam([users, items, intercepts, loadings], lr=config.learning_rate)
     batches = -(-rows.n // config.batch)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, config.epochs * batches)
@@ -236,10 +257,10 @@ def _descend(
         for part in order.split(config.batch):
             u, i, y = users[row_user[part]], items[row_item[part]], row_happened[part]
             taste = (u[:, :d] * i[:, :d]).sum(1, keepdim=True) * loadings
-            logits = intercepts + on * (u[:, d : d + F] + i[:, d : d + F] + taste)
+            logits = intercepts + on * (u[:, d : d + F] + i[:, d : d + F] + taste + level[part])
             nll = cross_entropy(logits, y, reduction="none") * on
             loss = ((nll[:, 0] + nll[:, 1:].sum(1) * y[:, 0]) * weight[part]).sum()
-            prior = _penalty(users, user_weight, d, config) + _penalty(items, item_weight, d, config)
+            prior = _penalty(users, user_weight, d, config) + _penalty(items, item_weight, d, firm)
             prior = prior + _LOADING_ROWS * rows.n * ((loadings - 1.0) ** 2).sum()
             optimiser.zero_grad()
             (loss + prior * (len(part) / rows.n)).backward()

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from recrl.core.errors import StorageError
 from recrl.core.files import read_json
+from recrl.core.streams import Streams
 from recrl_datasets import Log
 from simulators.boosted_response import BoostedResponse
 from simulators.response import LatentResponse, ResponseNotes, WatchLaw
@@ -52,6 +53,10 @@ class ResponseModel(Protocol):
     def device(self) -> torch.device:
         """Where the tables live."""
 
+    @property
+    def dim(self) -> int:
+        """Length ``D`` of the vectors of :meth:`tastes`."""
+
     def initial_memory(self, user: Tensor) -> Tensor:
         """Memory of users as the log left them, that of nothing seen for unknown users: ``(B,)`` -> ``(B, M)``."""
 
@@ -60,6 +65,18 @@ class ResponseModel(Protocol):
 
     def request_logits(self, user: Tensor, memory: Tensor, items: Tensor) -> Tensor:
         """Log-odds and watch bias of shown items, ``(B, C, 8)``."""
+
+    def tastes(self, user: Tensor, memory: Tensor, items: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Vectors of users (B, D) and of items (B, C, D), and the loadings (7,) by which their products enter the log-odds.
+
+        What drifts in tastes turns these vectors, whatever else the log-odds are made of.
+        """
+
+    def with_unseen(self, count: int, streams: Streams) -> ResponseModel:
+        """The model with ``count`` more users, numbered from ``n_users`` on, who were never logged.
+
+        They are drawn from the law of the fitted ones and have no past.
+        """
 
     def marginals(self, logits: Tensor) -> Tensor:
         """Marginal probabilities of the seven behaviours from the first seven logits."""
@@ -77,16 +94,34 @@ class ResponseModel(Protocol):
         """Write the model into ``folder``."""
 
 
+class Replayed(Protocol):
+    """The part of a :class:`ResponseModel` that reads a log."""
+
+    @property
+    def memory_size(self) -> int:
+        """``M``; 0 for a model that remembers nothing."""
+
+    def initial_memory(self, user: Tensor) -> Tensor:
+        """Memory of users before they are read: ``(B,)`` -> ``(B, M)``."""
+
+    def advance(self, memory: Tensor, items: Tensor, feedback: Tensor) -> Tensor:
+        """Memory after a request."""
+
+    def request_logits(self, user: Tensor, memory: Tensor, items: Tensor) -> Tensor:
+        """Log-odds and watch bias of shown items, ``(B, C, 8)``."""
+
+
 @torch.no_grad()
-def replay(response: ResponseModel, log: Log) -> tuple[Tensor, Tensor]:
+def replay(response: Replayed, log: Log, memories: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Logits of every logged row given the earlier requests of its user, and nothing of the later ones, and users' memories at the end.
 
-    Rows of one user and time are one request. Everybody starts with the memory of an unknown user; one pass for each row number.
+    Rows of one user and time are one request. Users start with ``memories`` (n_users, M), else that of an unknown user; one pass for each
+    row number.
 
     **Shapes**: -> (n, 8), (n_users, M).
     """
     user, item = (torch.from_numpy(log.column(name).astype("int64")) for name in ("user", "item"))
-    memories = response.initial_memory(torch.full((log.n_users,), -1))
+    memories = (response.initial_memory(torch.full((log.n_users,), -1)) if memories is None else memories).clone()
     if response.memory_size == 0:
         return response.request_logits(user, memories[user], item.unsqueeze(1))[:, 0], memories
     feedback = torch.from_numpy(log.feedback_bits().copy()).unsqueeze(1)

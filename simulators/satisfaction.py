@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from recrl.core.behaviours import BEHAVIOURS, unpack
 from recrl.core.errors import ConfigError
+from simulators.response_model import ResponseModel
 
 
 @dataclass(frozen=True)
@@ -60,3 +63,17 @@ class Satisfaction:
     def of_bits(self) -> NDArray[np.float32]:
         """Worth of every possible feedback byte: ``(256,)``."""
         return (unpack(np.arange(256, dtype=np.uint8)) @ np.asarray(self.weights, dtype=np.float32)).astype(np.float32)
+
+
+@torch.no_grad()
+def mean_satisfaction(
+    response: ResponseModel, satisfaction: Satisfaction, items: Tensor | None = None, users: Tensor | None = None
+) -> Tensor:
+    """Expected satisfaction with ``items`` (n,), or with the whole catalogue, of ``users`` (m,), or of all: ``(m,)``."""
+    device = response.device
+    pool = torch.arange(response.n_items, device=device) if items is None else items.to(device)
+    everyone = torch.arange(response.n_users, device=device) if users is None else users.to(device)
+    worth = torch.tensor(satisfaction.weights, dtype=torch.float32, device=device)
+    tile = max(1, 200_000 // len(pool))
+    parts = [(response.scores(part, pool.expand(len(part), -1)) * worth).sum(-1).mean(1) for part in everyone.split(tile)]
+    return torch.cat(parts)

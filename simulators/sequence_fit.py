@@ -1,4 +1,4 @@
-"""Fitting a :class:`simulators.sequence_response.SequenceResponse`: truncated back-propagation along users' rows, then calibration."""
+"""Fitting a :class:`simulators.sequence_response.SequenceResponse`: trees, truncated back-propagation along users' rows, calibration."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from recrl.core.contracts import Progress
 from recrl.core.errors import ConfigError
 from recrl.core.streams import Purpose, Streams
 from recrl_datasets import Log
+from simulators.past import COUNTS, Ground
 from simulators.rates import rate_shifts
 from simulators.response import WIDTH, LatentResponse
 from simulators.response_fit import LoggedRows, fit_watch, mean_where_unseen
@@ -26,6 +27,10 @@ F = len(BEHAVIOURS)
 _FIRM, _LOOSE = 0.04, 0.0004
 # epochs without a better held-out loss after which the fit stops
 _PATIENCE = 2
+# of two readings of the past, trees on its counts and the GRU, each weighs half: they err in different ways
+_HALF = 0.5
+# what trees have not said of an item is this much nearer to nothing: precision of its priors, times
+_FIRMER = 4.0
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,7 @@ class SequenceConfig:
     held_out: float = 0.1
     lanes: int = 64
     window: int = 32
-    learning_rate: float = 0.005
+    learning_rate: float = 0.003
     vector_precision: float = 14.0
     bias_precision: float = 1.5
     weight_decay: float = 0.01
@@ -78,6 +83,7 @@ def fit_sequence(
     log: Log,
     config: SequenceConfig = SequenceConfig(),
     *,
+    ground: Ground | None = None,
     weights: NDArray[np.float64] | None = None,
     seed: int = 0,
     device: torch.device | str = "cpu",
@@ -89,13 +95,16 @@ def fit_sequence(
     is predicted from the state before its request. The loss is that of :func:`simulators.response_fit.fit_response`; single-threaded
     runs on CPU repeat bit for bit.
 
+    On a ``ground`` of boosted trees, the network is fitted on top of the levels of users and items alone. What the past says is then the
+    mean of two readings, the trees' of its counts and the network's of its course.
+
     **Shapes**: ``weights`` (n_users,) how often each user counts, 1 without.
 
-    **Errors**: :class:`DataError` for an empty log or one without clicks and non-clicks.
+    **Errors**: :class:`DataError` for an empty log, one without clicks and non-clicks.
     """
     rows = LoggedRows.of(log, weights)
     factored = rows.factored(config.min_positives)
-    parts = _descend(rows, log, factored, config, seed, device, progress)
+    parts = _descend(rows, log, factored, config, seed, device, progress or (lambda share, what: None), ground)
     head_items = mean_where_unseen(parts["items"], rows.item)
     users = torch.zeros(log.n_users + 1, config.dim + WIDTH)
     watch = fit_watch(log, rows, users, head_items) if log.has("watch_seconds") else None
@@ -103,15 +112,21 @@ def fit_sequence(
     bits = (torch.arange(256).unsqueeze(1) >> torch.arange(F)) & 1
     gates = (parts["recurrent"], parts["recurrent_bias"], item_gates, bits.float() @ parts["feedback_in"], parts["start"])
     read_out = torch.cat([parts["read_out"], torch.zeros(config.memory, 1)], dim=1)
-    nobody = parts["start"].expand(log.n_users, -1)
+    past = None
+    if ground is not None:
+        biases, past = slice(config.dim, config.dim + F), ground.past.scaled(_HALF)
+        read_out = _HALF * read_out
+        head_items[:, biases] = _HALF * head_items[:, biases] + ground.items
+        users[:, biases] = ground.users
     zero = torch.zeros(F)
-    raw = SequenceResponse(LatentResponse(users, head_items, zero, parts["loadings"], zero), *gates, nobody, read_out)
+    nobody = torch.zeros(log.n_users, config.memory + (0 if past is None else COUNTS))
+    raw = SequenceResponse(LatentResponse(users, head_items, zero, parts["loadings"], zero), *gates, nobody, read_out, past)
     logits, memories = replay(raw, log)
     intercepts, off_click = rate_shifts(logits[:, :F], *rows.targets(config.rates), rows.weight)
-    vectors = (memories @ read_out)[rows.user, : config.dim]
+    vectors = (memories[:, : config.memory] @ read_out)[rows.user, : config.dim]
     notes = rows.notes(log, config.rates, factored, float((vectors * head_items[rows.item, : config.dim]).sum(1).std()))
     head = LatentResponse(users, head_items, intercepts, parts["loadings"], off_click, watch, notes)
-    return SequenceResponse(head, *gates, memories, read_out)
+    return SequenceResponse(head, *gates, memories, read_out, past)
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,12 +186,15 @@ def _start(log: Log, config: SequenceConfig, rows: LoggedRows, seed: int, device
 class _Net:
     """Parameters, and the loss of a window of lanes."""
 
-    def __init__(self, rows: LoggedRows, start: dict[str, Tensor], factored: list[int], config: SequenceConfig) -> None:
+    def __init__(
+        self, rows: LoggedRows, start: dict[str, Tensor], factored: list[int], config: SequenceConfig, ground: Ground | None
+    ) -> None:
         device = start["items"].device
         self.p, self.config = start, config
         self.item, self.happened, self.weight = (column.to(device) for column in (rows.item, rows.happened, rows.weight))
         self.on = torch.zeros(F, device=device)
         self.on[factored] = 1.0
+        self.level = None if ground is None else ground.logged.to(device)
 
     def fresh(self, lanes: Lanes) -> tuple[Tensor, Tensor]:
         """States now, and before the present request, at the beginning of lanes."""
@@ -199,7 +217,8 @@ class _Net:
             state = gru_step(state, gates[t], p["recurrent"], p["recurrent_bias"])
         user = torch.stack(met) @ p["read_out"]
         taste = (user[..., :d] * shown[..., :d]).sum(-1, keepdim=True) * p["loadings"]
-        logits = p["intercepts"] + self.on * (user[..., d:] + shown[..., d : d + F] + taste)
+        beyond = user[..., d:] + shown[..., d : d + F] + taste
+        logits = p["intercepts"] + self.on * (beyond if self.level is None else beyond + self.level[row])
         nll = cross_entropy(logits, y, reduction="none") * self.on
         loss = (nll[..., 0] + nll[..., 1:].sum(-1) * y[..., 0]) * self.weight[row] * valid
         return loss.sum(), valid.sum(), (state.detach(), before.detach())
@@ -208,6 +227,7 @@ class _Net:
         """Negative log density of item rows, in rows, and of the loadings, in shares of all rows."""
         items, config, d = self.p["items"], self.config, self.config.dim
         squares = config.vector_precision * (items[:, :d] ** 2).sum() + config.bias_precision * (items[:, d:] ** 2).sum()
+        squares = squares * (1.0 if self.level is None else _FIRMER)
         # the click's loading holds the scale of the vectors; the others say how far its taste is theirs
         away = (self.p["loadings"] - 1.0) ** 2
         return 0.5 * squares + 0.5 * len(self.item) * (_FIRM * away[0] + _LOOSE * away[1:].sum())
@@ -229,9 +249,10 @@ def _descend(
     config: SequenceConfig,
     seed: int,
     device: torch.device | str,
-    progress: Progress | None,
+    progress: Progress,
+    ground: Ground | None,
 ) -> dict[str, Tensor]:
-    net = _Net(rows, _start(log, config, rows, seed, device), factored, config)
+    net = _Net(rows, _start(log, config, rows, seed, device), factored, config, ground)
     held = Streams(seed).uniform(log.user_keys, 1, Purpose.SPLITS) < config.held_out
     decayed = ("item_in", "feedback_in", "recurrent", "read_out")
     groups = [
@@ -256,8 +277,7 @@ def _descend(
         since = 0 if now < least else since + 1
         if now < least:
             best, least = {name: value.detach().clone() for name, value in net.p.items()}, now
-        if progress is not None:
-            progress((epoch + 1) / config.epochs, f"sequence model: epoch {epoch + 1} of at most {config.epochs}, held-out loss {now:.4f}")
+        progress((epoch + 1) / config.epochs, f"sequence model: epoch {epoch + 1} of at most {config.epochs}, held-out loss {now:.4f}")
         if since == _PATIENCE:
             break
     # heads without factors of their own stay at their intercept

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from recrl.core.behaviours import BEHAVIOURS
 from recrl.core.errors import ContractError
+from recrl.core.streams import Streams
+from simulators.past import COUNTS, PastEffect
 from simulators.response import TABLES, LatentResponse, reading_response, write_response
 
 F = len(BEHAVIOURS)
@@ -42,23 +44,24 @@ class SequenceResponse:
 
     ::
 
-        row_u = row_0 + read_out^T h_u        h_u <- GRU(h_u, item, feedback)      one step for each shown item
+        row_u = row_0u + read_out^T h_u + past(counts of u)        h_u <- GRU(h_u, item, feedback)      one step for each shown item
 
     From the row on everything is as in :class:`simulators.response.LatentResponse`: click first, the others given the click, one sigmoid.
-    The state is all that is remembered: an unchanged history is never encoded again, and one step costs the same after 5 items as
-    after 5,000. What items and feedback bytes put into the gates is tabulated.
+    The state, and counts where there is a :class:`simulators.past.PastEffect`, is all that is remembered: an unchanged history is never
+    encoded again, and one step costs the same after 5 items as after 5,000. What items and feedback bytes put into the gates is tabulated.
 
     On CPU with one thread a user's numbers do not depend on the batch: products run on blocks of 256 users, the last one filled up.
 
     Args:
-        head: item rows, intercepts, loadings, law of watch time; its user rows are ``row_0``.
+        head: item rows, intercepts, loadings, law of watch time; its user rows are ``row_0u``.
         recurrent: (H, 3 H) and
         recurrent_bias: (3 H,) of the GRU; H a multiple of 16.
         item_gates: (n_items + 1, 3 H) what an item puts into the gates; the last row serves unknown items.
         feedback_gates: (256, 3 H) what a feedback byte puts into them.
         start: (H,) state of a user who has seen nothing.
-        memories: (n_users, H) state of each user at the end of the log.
+        memories: (n_users, H) state of each user at the end of the log, with a ``past`` its 8 counts behind it.
         read_out: (H, D + 8) from states to user rows.
+        past: what counts of the user's rows and behaviours add to its biases; ``None`` for nothing.
 
     **Errors**: :class:`ContractError` for shapes that do not fit.
     """
@@ -73,6 +76,7 @@ class SequenceResponse:
         start: Tensor,
         memories: Tensor,
         read_out: Tensor,
+        past: PastEffect | None = None,
     ) -> None:
         h = int(recurrent.shape[0])
         wanted = {
@@ -81,7 +85,7 @@ class SequenceResponse:
             "item_gates": (head.n_items + 1, 3 * h),
             "feedback_gates": (256, 3 * h),
             "start": (h,),
-            "memories": (head.n_users, h),
+            "memories": (head.n_users, h + (COUNTS if past else 0)),
             "read_out": (h, head.users.shape[1]),
         }
         given = dict(zip(_NAMES, (recurrent, recurrent_bias, item_gates, feedback_gates, start, memories, read_out), strict=True))
@@ -95,13 +99,15 @@ class SequenceResponse:
         self.head = head
         as_float = [given[name].detach().to(head.device, torch.float32).contiguous() for name in _NAMES]
         self.recurrent, self.recurrent_bias, self.item_gates, self.feedback_gates, self.start, self.memories, self.read_out = as_float
-        self._memory_rows = torch.cat([self.memories, self.start.unsqueeze(0)])
+        self.past = past
+        unknown = torch.nn.functional.pad(self.start, (0, self.memory_size - h)).unsqueeze(0)
+        self._memory_rows = torch.cat([self.memories, unknown])
         self.off_click, self.watch, self.notes = head.off_click, head.watch, head.notes
 
     @property
     def memory_size(self) -> int:
-        """``H``: numbers that stand for a user's past."""
-        return int(self.recurrent.shape[0])
+        """``H``, and 8 counts where there is a ``past``: numbers that stand for what was."""
+        return int(self.recurrent.shape[0]) + (COUNTS if self.past else 0)
 
     @property
     def dim(self) -> int:
@@ -129,17 +135,18 @@ class SequenceResponse:
         return self.head.item_vectors
 
     def initial_memory(self, user: Tensor) -> Tensor:
-        """Memory of users as the log left them, that of nothing seen for unknown ones: ``(B,)`` -> ``(B, H)``."""
+        """Memory of users as the log left them, that of nothing seen for unknown ones: ``(B,)`` -> ``(B, M)``."""
         return self._memory_rows.index_select(0, torch.where((user >= 0) & (user < self.n_users), user, self.n_users))
 
     def advance(self, memory: Tensor, items: Tensor, feedback: Tensor) -> Tensor:
-        """Memory after a request: ``(B, H)``, items ``(B, C)``, feedback ``(B, C)`` uint8 -> ``(B, H)``, one GRU step an item.
+        """Memory after a request: ``(B, M)``, items ``(B, C)``, feedback ``(B, C)`` uint8 -> ``(B, M)``, one GRU step an item.
 
         **Cost**: 6 H^2 multiplications an item and user; no word of the earlier history is read.
         """
         item = torch.where((items >= 0) & (items < self.n_items), items, self.n_items).to(torch.int64)
         byte = feedback.to(torch.int64)
-        return _in_blocks(self._advanced, memory, item, byte)
+        state = _in_blocks(self._advanced, memory[:, : self.recurrent.shape[0]], item, byte)
+        return state if self.past is None else torch.cat([state, self.past.counted(memory[:, -COUNTS:], feedback)], dim=1)
 
     def _advanced(self, memory: Tensor, item: Tensor, byte: Tensor) -> Tensor:
         for k in range(item.shape[1]):
@@ -150,11 +157,28 @@ class SequenceResponse:
     def user_rows(self, user: Tensor, memory: Tensor | None = None) -> Tensor:
         """Rows of users with these memories, else as the log left them, intercepts included: ``(B,)`` -> ``(B, D + 8)``."""
         known = self.initial_memory(user) if memory is None else memory
-        return self.head.user_rows(user) + _in_blocks(lambda m: m @ self.read_out, known)
+        return self.head.user_rows(user) + self._read(known)
+
+    def _read(self, memory: Tensor) -> Tensor:
+        """What memories add to user rows: ``(B, M)`` -> ``(B, D + 8)``."""
+        rows = _in_blocks(lambda m: m @ self.read_out, memory[:, : self.recurrent.shape[0]])
+        if self.past is not None:
+            rows[:, self.dim : self.dim + F] += self.past.logits(memory[:, -COUNTS:])
+        return rows
 
     def request_logits(self, user: Tensor, memory: Tensor, items: Tensor) -> Tensor:
         """Log-odds of click and, given a click, of the others, then the bias of log watch time: ``(B, C, 8)``."""
         return self.head.logits_of_rows(self.user_rows(user, memory), self.head.item_rows(items))
+
+    def tastes(self, user: Tensor, memory: Tensor, items: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Vectors of users with these memories (B, D) and of items (B, C, D), and the loadings (7,)."""
+        return self.user_rows(user, memory)[:, : self.dim], self.head.item_rows(items)[..., : self.dim], self.head.loadings
+
+    def with_unseen(self, count: int, streams: Streams) -> SequenceResponse:
+        """The model with ``count`` more users, who have seen nothing; rows ``row_0u`` are drawn as those of a latent model."""
+        tables = {name: getattr(self, name) for name in _NAMES}
+        tables["memories"] = torch.cat([self.memories, self._memory_rows[-1:].expand(count, -1)])
+        return SequenceResponse(self.head.with_unseen(count, streams), **tables, past=self.past)
 
     def logits(self, users: Tensor, items: Tensor) -> Tensor:
         """Log-odds for users as the log left them: ``(B,)``, ``(B, C)`` -> ``(B, C, 7)``."""
@@ -171,16 +195,18 @@ class SequenceResponse:
     def platform(self) -> LatentResponse:
         """The tastes of users as the log left them, as a table."""
         head = self.head
-        users = torch.cat([self.memories, self.start.unsqueeze(0)]) @ self.read_out + head.users
+        users = self._read(self._memory_rows) + head.users
         return LatentResponse(users, head.items, head.intercepts, head.loadings, head.off_click, head.watch, head.notes)
 
     def to(self, device: torch.device | str) -> SequenceResponse:
         """The same model on another device."""
-        return SequenceResponse(self.head.to(device), **{name: getattr(self, name).to(device) for name in _NAMES})
+        past = None if self.past is None else self.past.to(device)
+        return SequenceResponse(self.head.to(device), **{name: getattr(self, name).to(device) for name in _NAMES}, past=past)
 
     def save(self, folder: Path) -> None:
         """Write ``response.safetensors`` and ``response.json`` into ``folder``."""
         tensors = {name: getattr(self, name) for name in _NAMES} | {f"head.{name}": getattr(self.head, name) for name in TABLES}
+        tensors |= {} if self.past is None else self.past.tensors()
         write_response(folder, tensors, self.watch, self.notes, kind="sequence")
 
     @classmethod
@@ -191,7 +217,8 @@ class SequenceResponse:
         """
         with reading_response(folder) as saved:
             head = {name: saved.tensors[f"head.{name}"] for name in TABLES}
-            return cls(LatentResponse(**head, watch=saved.watch, notes=saved.notes), **{name: saved.tensors[name] for name in _NAMES})
+            gates, past = {name: saved.tensors[name] for name in _NAMES}, PastEffect.of_tensors(saved.tensors)
+            return cls(LatentResponse(**head, watch=saved.watch, notes=saved.notes), **gates, past=past)
 
 
 def _in_blocks(function: Callable[..., Tensor], *columns: Tensor) -> Tensor:

@@ -25,8 +25,9 @@ from simulators.ranking import CandidatePools, Ranker
 from simulators.response import LatentResponse
 from simulators.response_model import ResponseModel
 from simulators.retention import RetentionLaw
-from simulators.satisfaction import Satisfaction
+from simulators.satisfaction import Satisfaction, mean_satisfaction
 from simulators.state import WHOLE, Rows, UserState
+from simulators.unseen import with_unseen
 
 F = len(BEHAVIOURS)
 RATE_DECAY = 0.9
@@ -52,8 +53,8 @@ class RetentionWorld:
         device: where everything lives.
 
     A simulated user is an integer id: ``id % n_users`` is the catalogue user whose tastes it has, the id itself keys its random
-    draws; negative ids are unknown users. Every draw is a function of (seed, id, own request counter), so a trajectory does not
-    depend on the batch, its order or its shards.
+    draws; negative ids are unknown users. Catalogue users from ``n_logged`` on were never logged, see :mod:`simulators.unseen`. Every
+    draw is a function of (seed, id, own request counter), so a trajectory does not depend on the batch, its order or its shards.
 
     **Errors**: :class:`ConfigError` for options, signals and tables that do not fit.
     """
@@ -76,8 +77,11 @@ class RetentionWorld:
         self.config, self.objective, self.satisfaction, self.leave = config, objective, satisfaction, leave
         self.retention = retention.under(config.scenario)
         self.device = torch.device(device)
-        self.response = response.to(device)
         self.scorer = (response.platform() if scorer is None else scorer).to(device)
+        self.n_logged = response.n_users
+        baseline = mean_satisfaction(response.to(device), satisfaction) if baseline is None else baseline
+        response, baseline, groups = with_unseen(config.drift, response, satisfaction, baseline, groups)
+        self.response = response.to(device)
         self.n_users, self.n_items = response.n_users, response.n_items
         if self.scorer.n_items != self.n_items:
             raise ConfigError(
@@ -105,9 +109,7 @@ class RetentionWorld:
         self._ranker = Ranker(self.scorer, vectors, self._pools, config.shown, exclude, self.drift)
         self.action_spec = self._action_spec(int(vectors.shape[1]))
         self._signals = self._columns()
-        self._baseline = self._user_table(
-            mean_satisfaction(self.response, satisfaction) if baseline is None else baseline, "baseline", None
-        )
+        self._baseline = self._user_table(baseline, "baseline", None)
         self._group_effect = self._user_table(self._effects(groups), "groups", 0.0)
         self._prepare_constants()
 
@@ -119,13 +121,7 @@ class RetentionWorld:
         items_change = drift.newborn_share > 0 or drift.item_life_days > 0
         if drift.kind == "none" and not items_change:
             return None
-        if drift.kind == "taste" and not isinstance(self.response, LatentResponse):
-            raise ConfigError(
-                f"{type(self.response).__name__} has no vectors of users to turn",
-                where="DriftConfig.kind",
-                mend="use the latent response model, or another drift",
-            )
-        dim = self.response.dim if isinstance(self.response, LatentResponse) else 0
+        dim = self.response.dim if drift.kind == "taste" else 0
         path = Drift(drift, horizon_days=config.horizon_days, dim=dim, n_items=self.n_items, groups=groups, device=self.device)
         if items_change and config.pool_size == 0:
             if config.observe_scores or config.action_kind in ("item", "slate"):
@@ -278,7 +274,7 @@ class RetentionWorld:
             scores = self.scorer.scores(state.user, candidates) if self.config.observe_scores else None
         everyone = Observation(
             features=features,
-            user=state.user,
+            user=self._named(state.user),
             history_items=state.history_items.to(torch.int64),
             history_feedback=state.history_feedback,
             clock=clock,
@@ -286,6 +282,10 @@ class RetentionWorld:
             candidate_scores=scores,
         )
         return everyone if batch == len(state) else everyone[:batch]
+
+    def _named(self, user: Tensor) -> Tensor:
+        """Catalogue users as the platform knows them: those who were never logged are unknown."""
+        return user if self.n_users == self.n_logged else torch.where(user < self.n_logged, user, -1)
 
     def _filled(self, state: UserState) -> UserState:
         """The state with its last user repeated until the batch is a whole number of vectors."""
@@ -408,10 +408,11 @@ class RetentionWorld:
         drift, response = self.drift, self.response
         if drift is None:
             return response.request_logits(s.user, s.memory, shown).transpose(0, 1).contiguous()
-        if self.config.drift.kind == "taste" and isinstance(response, LatentResponse):
-            logits = response.logits_of_rows(drift.turned(s.day, response.user_rows(s.user)), response.item_rows(shown))
-        else:
-            logits = response.request_logits(s.user, s.memory, shown)
+        logits = response.request_logits(s.user, s.memory, shown)
+        if self.config.drift.kind == "taste":
+            users, items, loadings = response.tastes(s.user, s.memory, shown)
+            gain = ((drift.turned(s.day, users) - users).unsqueeze(1) * items).sum(2, keepdim=True)
+            logits = logits + gain * torch.nn.functional.pad(loadings, (0, 1))
         shift, fading = drift.response_shift(s.day), drift.item_shift(s.day, shown)
         if shift is not None:
             logits = logits + torch.nn.functional.pad(shift, (0, 1)).unsqueeze(1)
@@ -503,16 +504,3 @@ def _joined(parts: list[Outcome]) -> Outcome:
     columns = {f.name: [getattr(p, f.name) for p in parts] for f in fields(Outcome) if f.name != "truth"}
     truth = {name: torch.cat([p.truth[name] for p in parts]) for name in parts[0].truth}
     return Outcome(**{name: None if xs[0] is None else torch.cat(xs) for name, xs in columns.items()}, truth=truth)
-
-
-@torch.no_grad()
-def mean_satisfaction(response: ResponseModel, satisfaction: Satisfaction, items: Tensor | None = None) -> Tensor:
-    """Each user's expected satisfaction with ``items`` (n,), or with the whole catalogue: ``(n_users,)``."""
-    pool = torch.arange(response.n_items, device=response.device) if items is None else items.to(response.device)
-    worth = torch.tensor(satisfaction.weights, dtype=torch.float32, device=response.device)
-    out = torch.empty(response.n_users, device=response.device)
-    tile = max(1, 200_000 // len(pool))
-    for lo in range(0, response.n_users, tile):
-        users = torch.arange(lo, min(lo + tile, response.n_users), device=response.device)
-        out[lo : lo + tile] = (response.scores(users, pool.expand(len(users), -1)) * worth).sum(-1).mean(1)
-    return out

@@ -5,7 +5,8 @@ from __future__ import annotations
 import polars as pl
 import streamlit as st
 
-from dashboards import plots, queries, readings, show
+from dashboards import queries, readings, show
+from dashboards.figures import data as figures
 from dashboards.formats import clip, compact, count, number, plain, quantity, words
 from recrl.core.errors import RecrlError
 from recrl.core.runs import RunFolder
@@ -37,6 +38,7 @@ def body(run: RunFolder) -> None:
     st.markdown(plain(readings.data(summary, _quiet(run, "data_depth"), _quiet(run, "data_gaps")), 700))
     _figures(run)
     _quality(run)
+    _one_user(run)
     st.caption(
         f"Sessions by {plain(row['session_rule'])} · {count(row['duplicate_rows'])} duplicate rows, left out of training and evaluation · "
         f"{count(row['random_rows'])} rows shown at random, kept apart · content hash {plain(str(row['content_hash'])[:16])}"
@@ -44,19 +46,19 @@ def body(run: RunFolder) -> None:
 
 
 def _figures(run: RunFolder) -> None:
-    drawn = []
+    drawn: list[show.Asked] = []
     if (depth := show.table(run, "data_depth")) is not None:
-        drawn.append(("depth", plots.depth(depth)))
+        drawn.append(("depth", figures.depth, depth))
     if (gaps := show.table(run, "data_gaps")) is not None:
-        drawn += [("gaps", plots.gaps(gaps)), ("survival", plots.survival(gaps))]
+        drawn += [("gaps", figures.gaps, gaps), ("survival", figures.survival, gaps)]
     if (daily := show.table(run, "data_daily")) is not None:
-        drawn.append(("daily", plots.daily(daily)))
+        drawn.append(("daily", figures.daily, daily))
     if (rates := show.table(run, "data_rates")) is not None:
         shares = rates.filter(pl.col("unit").str.starts_with("share"))
         if shares.height:
-            drawn.append(("rates", plots.rates(shares)))
+            drawn.append(("rates", figures.rates, shares))
     if (popularity := show.table(run, "data_popularity")) is not None:
-        drawn.append(("popularity", plots.popularity(popularity)))
+        drawn.append(("popularity", figures.popularity, popularity))
     show.side_by_side(drawn)
     if rates is not None:
         for row in rates.filter(~pl.col("unit").str.starts_with("share")).iter_rows(named=True):
@@ -87,6 +89,15 @@ def _quality(run: RunFolder) -> None:
             "note": st.column_config.TextColumn(width="large"),
         },
     )
+
+
+def _one_user(run: RunFolder) -> None:
+    st.subheader("One user", anchor=False)
+    if st.toggle("Look at one user's sessions", key="timeline", bind="query-params"):
+        # loads the reader of stores, which the other pages do without
+        from dashboards.pages import user_timeline
+
+        user_timeline.body(run)
 
 
 def _quiet(run: RunFolder, name: str) -> pl.DataFrame | None:

@@ -7,11 +7,29 @@ import math
 import polars as pl
 import streamlit as st
 
-from dashboards import look, plots, queries, readings, show
-from dashboards.formats import clip, is_share, plain, quantity, share, words
+from dashboards import controls, look, queries, readings, show
+from dashboards.figures import estimates as figures
+from dashboards.formats import clip, is_share, number, plain, quantity, share, words
 from recrl.core.runs import RunFolder
 
 _ALL = "all estimators"
+
+_GUIDE = """
+1. **Propensities first.** Were they not logged, they are estimated: look at the reliability figure. Ratios off 1 by half: no
+   estimator that weighs rows will do.
+2. **One decision at a time matters**: `snips`; with a good reward model `sndr` beside it. The two apart by more than their intervals:
+   believe neither before you know why.
+3. **The verdict is *do not use***: ask for a policy nearer to the log, or for more of it. `dm` gives a number all the same; it is the
+   model's opinion.
+4. **Whole sessions matter, and they are short** (five requests, moderate weights): `wpdis`, with fitted values `seq_wdr`. Longer: the
+   weights die out, and `seq_dm` beside the simulator is what is left, neither with an honest interval.
+5. **Return of users**: `kaplan_meier`; `ipcw` where the end of the log cuts some groups more than others; `survival_dr` where predictions
+   are good.
+6. **A published short-video figure**: `ncis`, with its effective sample size.
+7. **A constant policy beside yours**: where actions are vectors, it can win by sitting where the log is dense.
+
+`recrl ope RUN --estimators snips sndr wpdis seq_wdr` computes several at once.
+"""
 
 
 def page() -> None:
@@ -32,26 +50,29 @@ def body(run: RunFolder) -> None:
     signals = frame["signal"].unique(maintain_order=True).to_list()
     main = queries.main_signal(run, frame)
     with st.container(horizontal=True):
-        signal = st.selectbox("Signal", signals, index=signals.index(main), key="signal", format_func=words, width=280)
+        signal = controls.choice("Signal", signals, "signal", default=main, shown=words)
         rows = frame.filter(pl.col("signal") == signal)
         names = rows.filter(pl.col("policy") != "logged")["estimator"].unique(maintain_order=True).to_list()
-        best = queries.main_estimator(rows)
-        choices = [*names, _ALL]
-        estimator = st.selectbox(
-            "Estimator", choices, index=choices.index(best) if best else 0, key="estimator", format_func=clip, width=280
-        )
+        estimator = controls.choice("Estimator", [*names, _ALL], "estimator", default=queries.main_estimator(rows) or _ALL)
+    if signal is None or estimator is None:
+        return
     if estimator != _ALL:
         rows = queries.by_estimator(rows, estimator)
     st.markdown(plain(readings.estimates(rows, signal), 700))
-    show.figure(plots.estimates(rows, signal), "forest")
-    drawn = [("ess", plots.effective_sample(rows))]
+    show.figure("forest", figures.estimates, rows, signal)
+    drawn: list[show.Asked] = [("ess", figures.effective_sample, rows)]
     if (weights := show.table(run, "estimates_weights")) is not None:
-        drawn.append(("weights", plots.weights(weights)))
+        drawn.append(("weights", figures.weights, weights))
     show.side_by_side(drawn)
     st.subheader("Verdicts", anchor=False)
     _verdicts(rows, signal)
     methods = ", ".join(clip(method) for method in rows["interval"].unique(maintain_order=True))
     st.caption(f"Intervals: {plain(methods)}. ✓ trust, △ caution: read the reasons, ✕ do not use: too little of the log stands behind it.")
+    show.download(rows, f"estimates-{signal}", "estimates")
+    st.subheader("What the estimates rest on", anchor=False)
+    _diagnostics(run)
+    with st.expander("Which estimator?"):
+        st.markdown(_GUIDE)
 
 
 def _verdicts(rows: pl.DataFrame, signal: str) -> None:
@@ -81,3 +102,51 @@ def _verdicts(rows: pl.DataFrame, signal: str) -> None:
     for row in doubted.iter_rows(named=True):
         who = plain(f"{row['policy']} by {row['estimator']}")
         st.markdown(f"**{who}**, {plain(look.verdict(row['verdict']))}: {plain(row['reasons'], 600)}")
+
+
+def _diagnostics(run: RunFolder) -> None:
+    reliability = show.table(run, "estimates_reliability", quiet=True)
+    overlap = show.table(run, "estimates_overlap", quiet=True)
+    cohorts = show.table(run, "estimates_cohorts", quiet=True)
+    if reliability is not None:
+        st.markdown(plain(readings.reliability(reliability), 500))
+    drawn: list[show.Asked] = [] if reliability is None else [("reliability", figures.reliability, reliability)]
+    if cohorts is not None:
+        drawn.append(("cohorts", figures.cohorts, cohorts))
+    show.side_by_side(drawn)
+    if overlap is not None:
+        _overlap(overlap)
+    if cohorts is not None:
+        _cohorts(cohorts)
+
+
+def _overlap(overlap: pl.DataFrame) -> None:
+    policies = overlap["policy"].unique(maintain_order=True).to_list()
+    holed = overlap.filter(pl.col("hole"))["policy"].unique(maintain_order=True).to_list()
+    policy = controls.choice("Policy", policies, "policy", default=holed[0] if holed else policies[-1])
+    rows = overlap.filter(pl.col("policy") == policy)
+    st.markdown(plain(readings.overlap(rows), 500))
+    show.figure("overlap", figures.overlap, rows)
+
+
+def _cohorts(cohorts: pl.DataFrame) -> None:
+    with st.expander("Every cohort"):
+        st.dataframe(
+            [
+                {
+                    "policy": clip(row["policy"]),
+                    "cohort": figures.cohort(row["cohort"]),
+                    "rows": row["rows"],
+                    "users": row["users"],
+                    "effective rows": number(row["ess"]),
+                    "effective users": number(row["effective_users"]),
+                    "mean weight": number(row["mean_weight"]),
+                    "of all weight": share(row["weight_share"]),
+                    "verdict": look.verdict(row["verdict"]),
+                    "reasons": clip(row["reasons"], 200),
+                }
+                for row in cohorts.iter_rows(named=True)
+            ],
+            hide_index=True,
+        )
+        st.caption("Known users have rows in the training part; new ones are scored from averages. The mean weight is 1 where all is well.")

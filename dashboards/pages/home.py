@@ -7,11 +7,12 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
-import plotly.graph_objects as go
 import polars as pl
 import streamlit as st
 
-from dashboards import plots, queries, readings, show
+from dashboards import queries, readings, show
+from dashboards.figures import ab as ab_figures
+from dashboards.figures import estimates as estimate_figures
 from dashboards.formats import ago, clip, duration, plain, share
 from recrl.core.errors import RecrlError
 from recrl.core.runs import RunFolder
@@ -37,13 +38,13 @@ def findings(run: RunFolder) -> None:
     st.markdown(f"{show.STATES.get(now.state, plain(now.state))} · {plain(now.kind) or 'run'} · started {ago(now.started)}")
     for stage, draw in {"Data": _data, "Off-policy estimate": _estimates, "A/B in the simulator": _ab}.items():
         with suppress(RecrlError):
-            sentences, figure = draw(run)
+            sentences, *figure = draw(run)
             with st.container(border=True):
                 st.markdown(f"**{stage}**")
                 for sentence in sentences:
                     st.markdown(plain(sentence, 700))
-                if figure is not None:
-                    show.figure(figure, f"home-{stage}")
+                if figure:
+                    show.figure(f"home-{stage}", *figure)
 
 
 def runs() -> None:
@@ -87,23 +88,23 @@ def _links(pages: Sequence[Any], run: RunFolder) -> None:
             st.page_link(target, query_params={"run": run.name})
 
 
-def _data(run: RunFolder) -> tuple[list[str], go.Figure | None]:
+def _data(run: RunFolder) -> tuple[Any, ...]:
     summary, depth, gaps = (queries.table(run, name) for name in ("data_summary", "data_depth", "data_gaps"))
-    return [readings.data(summary, depth, gaps)], None
+    return ([readings.data(summary, depth, gaps)],)
 
 
-def _estimates(run: RunFolder) -> tuple[list[str], go.Figure | None]:
+def _estimates(run: RunFolder) -> tuple[Any, ...]:
     frame = queries.table(run, "estimates")
     signal = queries.main_signal(run, frame)
     rows = queries.by_estimator(frame.filter(pl.col("signal") == signal), queries.main_estimator(frame))
-    return [readings.estimates(rows, signal)], plots.estimates(rows, signal)
+    return [readings.estimates(rows, signal)], estimate_figures.estimates, rows, signal
 
 
-def _ab(run: RunFolder) -> tuple[list[str], go.Figure | None]:
+def _ab(run: RunFolder) -> tuple[Any, ...]:
     frame = queries.table(run, "ab_metrics")
     if frame.is_empty():
-        return ["No metric was compared."], None
+        return (["No metric was compared."],)
     scenarios = frame["scenario"].unique(maintain_order=True).to_list()
     rows = frame.filter(pl.col("scenario") == scenarios[0])
     sentences = [f"Scenario {clip(scenario, 40)}: {readings.ab(frame, scenario)}" for scenario in scenarios[:4]]
-    return sentences, plots.effects(rows.filter(pl.col("arm") == readings.best_arm(rows)))
+    return sentences, ab_figures.effects, rows.filter(pl.col("arm") == readings.best_arm(rows))

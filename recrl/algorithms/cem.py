@@ -8,7 +8,8 @@ users with the same luck for every candidate of a generation.
 
 **Metrics**: ``best_return``, ``elite_return``, ``mean_return`` of the generation; ``spread``, the mean of ``s``.
 
-**Source**: Rubinstein, "The cross-entropy method for combinatorial and continuous optimization", 1999; smoothing and a least spread: de Boer
+**Source**: Rubinstein, "The cross-entropy method for combinatorial and continuous optimization", 1999; smoothing and a least spread: de
+Boer et al., "A tutorial on the cross-entropy method", 2005.
 et al., "A tutorial on the cross-entropy method", 2005.
 """
 

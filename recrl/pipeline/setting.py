@@ -19,7 +19,6 @@ from recrl.core.errors import ConfigError, DataError
 from recrl.core.files import read_json
 from recrl.core.objective import Objective, Signal
 from recrl.core.runs import RunFolder
-from recrl.core.streams import Purpose, Streams
 from recrl.core.torch.views import as_tensor
 from recrl.pipeline.data import DataOptions, session_rule_of
 from recrl.policies.fusion import PredictedBehaviours
@@ -78,14 +77,12 @@ class Setting:
 
     @cached_property
     def predictions(self) -> PredictedBehaviours:
-        """Predicted behaviours for fusion weights, standardised over training users and the whole catalogue.
+        """Predicted behaviours for fusion weights, standardised over users and the whole catalogue.
 
         So the mean of shown items is not zero: it points where the logging policy's choice differs from the catalogue, and that is what
         cloning imitates.
         """
-        users = as_tensor(self.split.train.column("user")).to(torch.int64)
-        items = Streams(0).integers(self.log.n_items, users.numpy(), np.arange(users.numel()), Purpose.CANDIDATES)
-        return PredictedBehaviours.fit(self.responses, users, as_tensor(items))
+        return PredictedBehaviours.of(self.responses)
 
     def action_spec(self, kind: LogAction) -> ActionSpec:
         """Spec of an action of this kind on this log."""
@@ -119,7 +116,7 @@ class Setting:
             vectors = self.item_vectors.to(device)
             return lambda user, item: vectors[item]
         predictions = deepcopy(self.predictions).to(device)
-        return lambda user, item: predictions(user, item.unsqueeze(1)).squeeze(1)
+        return predictions.as_weights
 
 
 def svd_item_vectors(log: Log, size: int) -> Tensor:

@@ -13,11 +13,11 @@ from recrl.core.objective import Objective
 from recrl.core.runs import RunFolder
 from recrl.pipeline.setting import Setting
 from recrl_datasets import Log, Store, sessions, split_by_user
-from simulators.boosted_fit import SideFeatures
 from simulators.calibration import calibration_table, reliability_table
 from simulators.config import WorldConfig
 from simulators.ensemble import fit_ensemble
 from simulators.fit import FitConfig, FittedWorld, ModelKind, activity_groups, fit_world
+from simulators.trees import SideFeatures
 from simulators.world import RetentionWorld
 
 FRACTIONS = (0.7, 0.0, 0.3)
@@ -137,4 +137,6 @@ def _fit(setting: Setting, log: Log, config: FitConfig, seed: int, device: str, 
 
 
 def _sides(setting: Setting, log: Log, config: FitConfig) -> SideFeatures | None:
-    return SideFeatures.of(setting.store, log) if config.model == "boosted" else None
+    # of a log of ratings, tastes alone are fitted, and the rest is stated
+    tastes_alone = config.model == "latent" and config.response.rates == "published"
+    return None if tastes_alone else SideFeatures.of(setting.store, log)

@@ -1,8 +1,6 @@
-"""Ranking by fusion weights: a weighted sum of predicted behaviours, the action space of RLUR, AURO and PrefRec.
+"""Ranking by fusion weights: a weighted sum of predicted behaviours, on the scale of :mod:`simulators.fusion`.
 
-The score of item ``i`` for user ``u`` is ``sum_f a_f x_f(u, i)`` with the policy's weights ``a`` in [-1, 1]^7 and standardised predictions
-``x_f = clip((logit P(f | u, i) - mean_f) / (2 std_f), -1, 1)``. Standardising makes a unit of weight mean the same for a click as
-for a follow, whose rates differ by three orders of magnitude; means and spreads come from pairs of training users and any items.
+A policy ranks as a simulated platform does that is given the same weights and the same predictions.
 """
 
 from __future__ import annotations
@@ -15,6 +13,7 @@ from torch import Tensor, nn
 
 from recrl.core.behaviours import BEHAVIOURS
 from recrl.policies.gaussian import AnyVectorPolicy, load_vector_policy, vector_policy_config
+from simulators.fusion import FusionScale
 from simulators.response import LatentResponse
 
 _TABLES = ("users", "items", "intercepts", "loadings", "off_click")
@@ -25,8 +24,8 @@ class PredictedBehaviours(nn.Module):
 
     Args:
         responses: a response model fitted on training rows: the platform's own predictions, not the simulator's truth.
-        mean: (7,) mean log-odds over pairs of users and items.
-        spread: (7,) twice their standard deviation.
+        mean: (7,) mean probabilities over pairs of users and items.
+        spread: (7,) their standard deviations.
     """
 
     mean: Tensor
@@ -41,12 +40,10 @@ class PredictedBehaviours(nn.Module):
         self.register_buffer("spread", spread)
 
     @classmethod
-    def fit(cls, responses: LatentResponse, users: Tensor, items: Tensor) -> PredictedBehaviours:
-        """Standardise over the pairs ``users``, ``items`` (n,)."""
-        odds = torch.logit(responses.scores(users, items.unsqueeze(1))[:, 0].double(), eps=1e-9)
-        # a behaviour that never varies keeps a spread of one and says nothing
-        spread = 2.0 * odds.std(0)
-        return cls(responses, odds.mean(0).float(), torch.where(spread > 1e-3, spread, 1.0).float())
+    def of(cls, responses: LatentResponse) -> PredictedBehaviours:
+        """The predictions of a model on their own scale."""
+        scale = FusionScale.of(responses)
+        return cls(responses, scale.mean, scale.spread)
 
     @property
     def responses(self) -> LatentResponse:
@@ -62,10 +59,13 @@ class PredictedBehaviours(nn.Module):
         return cls(LatentResponse(users, items, intercepts, loadings, off_click), tensors["mean"], tensors["spread"])
 
     def forward(self, user: Tensor, candidates: Tensor | None) -> Tensor:
-        """Predictions in [-1, 1]: ``user`` (B,), ``candidates`` (B, C) or ``None`` for the catalogue -> (B, C, 7)."""
+        """Standardised predictions: ``user`` (B,), ``candidates`` (B, C) or ``None`` for the catalogue -> (B, C, 7)."""
         logits = self._catalogue(user) if candidates is None else self.responses.logits(user, candidates)
-        odds = torch.logit(self.responses.marginals(logits), eps=1e-7)
-        return ((odds - self.mean) / self.spread).clamp(-1.0, 1.0)
+        return FusionScale(self.mean, self.spread).standardised(self.responses.marginals(logits))
+
+    def as_weights(self, user: Tensor, items: Tensor) -> Tensor:
+        """Weights in [-1, 1] that stand for shown items, because ranking by them favours items alike: ``(B,)``, ``(B,)`` -> ``(B, 7)``."""
+        return self(user, items.unsqueeze(1)).squeeze(1).clamp(-1.0, 1.0)
 
     def _catalogue(self, user: Tensor) -> Tensor:
         # the same numbers as LatentResponse.logits, by one matrix product instead of a gather of the catalogue for every user

@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 
 from recrl.core.runs import RunFolder
+from tests.dashboard.make_parts import ab_parts, diagnostics
 
 BASELINE, ARM = "popularity", "td3_bc"
 POLICIES = ("popularity", "bc", "td3_bc")
@@ -53,7 +54,7 @@ def metric_rows(stream: str, first: int, last: int) -> list[dict[str, Any]]:
 
 def all_tables() -> dict[str, pl.DataFrame]:
     """Every table, the size a MovieLens demo has."""
-    return {**_data(), **_estimates(), **_ab()}
+    return {**_data(), **_estimates(), **_ab(), **diagnostics(), **ab_parts()}
 
 
 def _data() -> dict[str, pl.DataFrame]:
@@ -193,7 +194,7 @@ def _ab() -> dict[str, pl.DataFrame]:
             daily += _by_day(scenario, arm, 0.02 * eta * gain)
             retention.append(_returned(scenario, arm, 0.02 * eta * gain))
         design = {"users": 20_000, "days": 30, "paired": True, "seed": 7, "arms": f"{BASELINE},bc,{ARM}"}
-        design |= {"baseline": BASELINE, "sample_ratio_p": None, "user_steps": 1_204_311, "seconds": 48.2}
+        design |= {"baseline": BASELINE, "sample_ratio_p": None, "user_steps": 1_204_311, "seconds": 48.2, "pre_days": 0}
         designs.append({**design, "eta_scenario": scenario, "eta": 0.35 * eta})
     fit = {
         "quantity": ["rate", "rate", "auc", "return_hazard", "return_hazard"],
@@ -267,6 +268,6 @@ def _by_day(scenario: str, arm: str, lift: float) -> list[pl.DataFrame]:
 def _returned(scenario: str, arm: str, lift: float) -> pl.DataFrame:
     gaps = np.arange(1, 11)
     returned = 1 - np.exp(-(0.32 + lift) * gaps**0.7)
-    return pl.DataFrame(
-        {"scenario": scenario, "arm": arm, "day": gaps, "returned_share": returned, "lower": returned - 0.008, "upper": returned + 0.008}
-    )
+    columns = {"scenario": scenario, "arm": arm, "day": gaps, "returned_share": returned}
+    p = pl.lit(None if arm == BASELINE else 0.004, pl.Float64)
+    return pl.DataFrame({**columns, "lower": returned - 0.008, "upper": returned + 0.008}).with_columns(log_rank_p=p)

@@ -11,8 +11,10 @@ import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from polars import selectors
 
-from dashboards import formats, plots, queries, readings
+from dashboards import formats, queries, readings
+from dashboards.figures import ab, data, estimates, looks, simulator, training
 from tests.dashboard.make_run import all_tables, make_run
 
 HOSTILE = '<img src=x onerror="alert(1)">%{x}[a](http://b)$x$' + "\u202e" + "n" * 400
@@ -23,26 +25,58 @@ def drawn(tables: dict[str, pl.DataFrame]) -> Iterator[tuple[str, go.Figure]]:
     metrics, daily, fit = tables["ab_metrics"], tables["ab_daily"], tables["simulator_fit"]
     signal = tables["estimates"]["signal"][0]
     rows = tables["estimates"].filter(pl.col("signal") == signal)
-    yield "depth", plots.depth(tables["data_depth"])
-    yield "gaps", plots.gaps(tables["data_gaps"])
-    yield "survival", plots.survival(tables["data_gaps"])
-    yield "rates", plots.rates(tables["data_rates"].filter(pl.col("unit") == "share"))
-    yield "popularity", plots.popularity(tables["data_popularity"])
-    yield "daily", plots.daily(tables["data_daily"])
-    yield "estimates", plots.estimates(rows, signal)
-    yield "ess", plots.effective_sample(rows)
-    yield "weights", plots.weights(tables["estimates_weights"])
-    yield "effects", plots.effects(metrics.filter(pl.col("arm") == metrics["arm"][-1]))
-    yield "arms", plots.arms(metrics.filter(pl.col("metric") == metrics["metric"][0]))
-    yield "ab_daily", plots.ab_daily(daily, daily["metric"][0])
-    yield "retention", plots.retention(tables["ab_retention"])
-    yield "fit", plots.simulator_fit(fit.filter(pl.col("quantity") == fit["quantity"][0]))
+    yield "depth", data.depth(tables["data_depth"])
+    yield "gaps", data.gaps(tables["data_gaps"])
+    yield "survival", data.survival(tables["data_gaps"])
+    yield "rates", data.rates(tables["data_rates"].filter(pl.col("unit") == "share"))
+    yield "popularity", data.popularity(tables["data_popularity"])
+    yield "daily", data.daily(tables["data_daily"])
+    yield "estimates", estimates.estimates(rows, signal)
+    yield "ess", estimates.effective_sample(rows)
+    yield "weights", estimates.weights(tables["estimates_weights"])
+    yield "effects", ab.effects(metrics.filter(pl.col("arm") == metrics["arm"][-1]))
+    yield "arms", ab.arms(metrics.filter(pl.col("metric") == metrics["metric"][0]))
+    yield "ab_daily", ab.ab_daily(daily, daily["metric"][0])
+    yield "retention", ab.retention(tables["ab_retention"])
+    yield from of_parts(tables)
+    yield "fit", simulator.simulator_fit(fit.filter(pl.col("quantity") == fit["quantity"][0]))
+
+
+def as_read(tables: dict[str, pl.DataFrame]) -> dict[str, pl.DataFrame]:
+    """As the pages get them: absent numbers are NaN."""
+    return {name: frame.with_columns(selectors.float().fill_null(math.nan)) for name, frame in tables.items()}
+
+
+def of_parts(tables: dict[str, pl.DataFrame]) -> Iterator[tuple[str, go.Figure]]:
+    """Figures of looks, segments, scenarios and diagnostics."""
+    look = one_of(tables["ab_sequential"])
+    yield "so far", looks.so_far(look)
+    yield "p-values", looks.p_values(look)
+    trend = tables["ab_trend"].row(0, named=True)
+    yield "each day", looks.each_day(one_of(tables["ab_by_day"]), trend, look["unit"][0])
+    metric = tables["ab_metrics"].row(0, named=True)
+    yield "segments", ab.segments(one_of(tables["ab_segments"]), metric)
+    yield "guardrails", ab.guardrails(tables["ab_guardrails"].head(2))
+    yield "exposure", ab.exposure(tables["ab_exposure"].head(20))
+    yield "cuped", ab.cuped(tables["ab_cuped"].head(2))
+    yield "scenarios", ab.scenarios(one_of(tables["ab_uncertainty"], ("metric", "arm")))
+    yield "reliability", estimates.reliability(tables["estimates_reliability"])
+    overlap = tables["estimates_overlap"]
+    yield "overlap", estimates.overlap(overlap.filter(pl.col("policy") == overlap["policy"][0]))
+    yield "cohorts", estimates.cohorts(tables["estimates_cohorts"])
+    behaviours = tables["simulator_reliability"]
+    yield "simulated", simulator.reliability(behaviours.filter(pl.col("behaviour") == behaviours["behaviour"][0]))
+
+
+def one_of(frame: pl.DataFrame, by: tuple[str, ...] = ("scenario", "metric", "arm")) -> pl.DataFrame:
+    """The rows that agree with the first."""
+    return frame.join(frame.select(by).head(1), on=by, how="semi", maintain_order="left")
 
 
 def test_every_figure_has_a_title_words_and_named_axes(tmp_path: Path) -> None:
     run = make_run(tmp_path / "r")
     curves = queries.curves(run, "train-bc").frame.with_columns(stream=pl.lit("train-bc"))
-    figures = [*drawn(all_tables()), ("curve", plots.curve(curves, "actor_loss"))]
+    figures = [*drawn(as_read(all_tables())), ("curve", training.curve(curves, "actor_loss"))]
     for name, figure in figures:
         assert figure.layout.title.text, name
         assert len(figure.layout.meta["alt"]) > 20, name
@@ -58,7 +92,7 @@ def test_no_figure_lets_foreign_text_through_as_markup() -> None:
     for name, frame in all_tables().items():
         text = [column for column, kind in frame.schema.items() if kind == pl.String and column not in ("unit", "verdict")]
         tables[name] = frame.with_columns(pl.col(column) + HOSTILE for column in text)
-    for name, figure in drawn(tables):
+    for name, figure in drawn(as_read(tables)):
         figure.layout.meta = None  # words for screen readers: escaped where they are set into a page
         assert "<img" not in figure.to_json().replace("\\u003c", "<"), name
         assert len(figure.to_json()) < 200_000, name
@@ -82,15 +116,22 @@ def test_no_rows_do_not_break_a_figure_or_a_sentence() -> None:
     with pytest.raises(IndexError):
         list(drawn(tables))  # there is no signal to choose: the pages stop before
     for draw, name in (
-        (plots.depth, "data_depth"),
-        (plots.gaps, "data_gaps"),
-        (plots.survival, "data_gaps"),
-        (plots.effective_sample, "estimates"),
-        (plots.weights, "estimates_weights"),
-        (plots.effects, "ab_metrics"),
-        (plots.arms, "ab_metrics"),
-        (plots.retention, "ab_retention"),
-        (plots.simulator_fit, "simulator_fit"),
+        (data.depth, "data_depth"),
+        (data.gaps, "data_gaps"),
+        (data.survival, "data_gaps"),
+        (estimates.effective_sample, "estimates"),
+        (estimates.weights, "estimates_weights"),
+        (ab.effects, "ab_metrics"),
+        (ab.arms, "ab_metrics"),
+        (ab.retention, "ab_retention"),
+        (simulator.simulator_fit, "simulator_fit"),
+        (simulator.reliability, "simulator_reliability"),
+        (estimates.reliability, "estimates_reliability"),
+        (estimates.overlap, "estimates_overlap"),
+        (estimates.cohorts, "estimates_cohorts"),
+        (ab.guardrails, "ab_guardrails"),
+        (ab.exposure, "ab_exposure"),
+        (ab.cuped, "ab_cuped"),
     ):
         draw(tables[name]).to_json()
     assert "empty" in readings.data(tables["data_summary"], None, None)
@@ -130,7 +171,7 @@ def test_the_best_arm_is_the_one_with_the_better_verdicts_then_the_larger_first_
 def test_arms_stand_in_order_of_the_better_direction() -> None:
     metrics = all_tables()["ab_metrics"].filter(pl.col("scenario") == "fitted")
     for metric in ("daily_active_share", "return_gap_days"):
-        figure = plots.arms(metrics.filter(pl.col("metric") == metric))
+        figure = ab.arms(metrics.filter(pl.col("metric") == metric))
         assert list(figure.layout.yaxis.ticktext) == ["bc", "td3_bc"], "from the bottom up: the best stands above"
 
 
@@ -146,7 +187,7 @@ def test_the_main_estimator_is_the_most_trusted_and_of_equals_the_last() -> None
 
 def test_effects_are_relative_to_the_size_of_the_baseline() -> None:
     row = all_tables()["ab_metrics"].filter((pl.col("arm") == "td3_bc") & (pl.col("metric") == "return_gap_days")).head(1)
-    figure = plots.effects(row)
+    figure = ab.effects(row)
     ends, mark = figure.data[0].x, figure.data[1].x
     assert mark[0] == pytest.approx(-0.019)
     assert ends == pytest.approx((-0.029, -0.009))

@@ -12,11 +12,12 @@ import polars as pl
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from dashboards import queries, seeds
 from recrl.core.runs import RunFolder
 from tests.conftest import REPOSITORY
 from tests.dashboard.make_run import all_tables, make_run, metric_rows
 
-PAGES = ("home", "data", "training", "estimates", "ab")
+PAGES = ("home", "data", "training", "estimates", "simulator", "ab", "plan", "compare")
 HOSTILE = '<img src=x onerror="alert(1)"><script>alert(2)</script>[a](javascript:alert(3)) ![i](http://example.invalid/x.png) :red[r] $x$'
 
 
@@ -50,6 +51,9 @@ def test_each_page_shows_the_run(page: str, runs: Path, monkeypatch: pytest.Monk
         "data": "100,000 rows of 943 users",
         "training": "td3_bc, at update 1,980",
         "estimates": "highest usable estimate is td3_bc by ncis: 60.50 %",
+        "plan": "users an arm show an effect of 0.42 pp",
+        "compare": "Compare runs on one log and one split only",
+        "simulator": "2 of 2 fitted quantities lie within",
         "ab": "Scenario fitted · 1.2 M user steps in 48 s",
     }
     assert wanted[page] in shown
@@ -73,7 +77,7 @@ def test_a_foreign_run_in_the_url_is_a_message(name: str, runs: Path, monkeypatc
 def test_missing_tables_are_messages_that_say_what_to_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     RunFolder.create(tmp_path / "runs" / "bare", kind="train", config={}, seed=0).set_status("done", done=1.0)
     shown = text_of(open_page(page, tmp_path / "runs", monkeypatch, "bare"))
-    if page != "home":
+    if page not in ("home", "plan"):
         assert "recrl demo" in shown
         assert "This run " in shown
 
@@ -171,7 +175,8 @@ def test_no_page_loads_torch(runs: Path) -> None:
     script = f"""
 import sys
 from streamlit.testing.v1 import AppTest
-import dashboards.report, dashboards.serve
+import dashboards.report, dashboards.serve, dashboards.pages.user_timeline
+from dashboards import queries, seeds
 from recrl.core.runs import RunFolder
 from itertools import cycle, islice
 from pathlib import Path
@@ -191,3 +196,80 @@ assert not heavy, heavy
         [sys.executable, "-c", script], env={**os.environ, "RECRL_RUNS": str(runs)}, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+VIEWS = {
+    "Day by day": "You may stop: since day 5",
+    "Segments and guardrails": "Effects differ between groups",
+    "Scenarios": "Active days depends on eta",
+}
+
+
+@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("kind", ["whole", "old", "hostile", "odd", "empty"])
+def test_each_part_of_the_ab_page(kind: str, view: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tables = all_tables()
+    if kind == "hostile":
+        tables = {
+            name: frame.with_columns(
+                (pl.col(column) + HOSTILE).alias(column) for column, dtype in frame.schema.items() if dtype == pl.String
+            )
+            for name, frame in tables.items()
+        }
+    elif kind == "odd":
+        odd = cycle([math.nan, None, math.inf, -math.inf, 1e130])
+        for name, frame in tables.items():
+            numbers = [column for column, dtype in frame.schema.items() if dtype == pl.Float64]
+            tables[name] = frame.with_columns(pl.Series(column, islice(odd, frame.height), pl.Float64) for column in numbers)
+    elif kind == "empty":
+        tables = {name: frame if name == "ab_metrics" else frame.clear() for name, frame in tables.items()}
+    run = make_run(tmp_path / "runs" / "demo", tables=tables)
+    if kind == "old":
+        for name in set(tables) - {"ab_metrics", "ab_daily", "ab_retention", "ab_design"}:
+            run.artifact(f"{name}.parquet").unlink()
+    monkeypatch.setenv("RECRL_RUNS", str(tmp_path / "runs"))
+    app = AppTest.from_string("from dashboards.pages import ab\nab.page()", default_timeout=30)
+    app.query_params["run"], app.query_params["view"] = "demo", view
+    app.run()
+    assert not app.exception, [element.message for element in app.exception]
+    shown = text_of(app)
+    if kind == "whole":
+        assert VIEWS[view] in shown.replace("\\", "")
+    elif kind == "old":
+        assert "This run holds no" in shown
+    elif kind == "hostile":
+        assert not any("<img" in element.value.replace("\\<", "") for kind in ("markdown", "caption") for element in app.get(kind))
+
+
+def test_an_address_chooses_what_is_shown(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RECRL_RUNS", str(runs))
+    app = AppTest.from_string("from dashboards.pages import estimates\nestimates.page()", default_timeout=30)
+    for key, value in {"run": "demo", "signal": "click", "estimator": "snips", "policy": "bc"}.items():
+        app.query_params[key] = value
+    app.run()
+    assert not app.exception
+    assert (app.selectbox(key="signal").value, app.selectbox(key="estimator").value) == ("click", "snips")
+    assert "On click" in text_of(app)
+    app.query_params["signal"] = HOSTILE
+    app.query_params["estimator"] = "../../etc/passwd"
+    app.run()
+    assert not app.exception
+    assert "etc/passwd" not in text_of(app)
+
+
+def test_seeds_of_one_command_are_one_curve_with_a_band(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = tmp_path / "runs"
+    for seed in range(3):
+        run = RunFolder.create(root / f"mine-seed{seed}", kind="train", config={}, seed=seed)
+        last = 1000 if seed else 400
+        run.append_metrics("train-bc", [{"step": step, "name": "loss", "value": float(seed)} for step in range(last)])
+        run.set_status("done", done=1.0)
+    RunFolder.create(root / "mine-seedless", kind="train", config={}, seed=0)
+    family = seeds.seed_family(root, "mine-seed1")
+    assert [run.name for run in family] == ["mine-seed0", "mine-seed1", "mine-seed2"]
+    curves = seeds.over_seeds([queries.curves(run, "train-bc") for run in family], "train-bc")
+    assert curves.select("low", "value", "high").unique().rows() == [(0.0, 1.0, 2.0)]
+    assert curves["step"].max() < 400, "a line does not jump where a seed ends"
+    app = open_page("training", root, monkeypatch, "mine-seed1")
+    assert "All 3 seeds of mine" in app.toggle(key="seeds").label
+    assert not app.toggle(key="seeds").set_value(False).run().exception

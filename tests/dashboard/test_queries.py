@@ -67,8 +67,9 @@ def test_the_schema_names_the_columns_of_the_artifacts_page() -> None:
     page = (REPOSITORY / "docs" / "artifacts.md").read_text()
     blocks = dict(re.findall(r"^\*\*`(\w+)`\*\*(.*?)(?=^\*\*`|\Z)", page, flags=re.MULTILINE | re.DOTALL))
     assert blocks.keys() == TABLES.keys()
+    effects = set(re.findall(r"`(\w+)\??`", re.search(r"Those with \*effect columns\*.*?;", page, flags=re.DOTALL)[0]))
     for name, spec in TABLES.items():
-        named = set(re.findall(r"`(\w+)\??`", blocks[name]))
+        named = set(re.findall(r"`(\w+)\??`", blocks[name])) | (effects if "effect columns" in blocks[name] else set())
         assert set(spec.columns) <= named, f"{name}: {set(spec.columns) - named} not on the page"
 
 
@@ -90,6 +91,14 @@ def test_half_written_missing_and_foreign_tables_say_so(run: RunFolder) -> None:
     path.unlink()
     with pytest.raises(StorageError, match="this run holds no off-policy estimates"):
         queries.table(run, "estimates")
+
+
+def test_a_table_of_an_earlier_version_lacks_later_columns_only(run: RunFolder) -> None:
+    run.write_table("ab_retention", all_tables()["ab_retention"].drop("log_rank_p").to_arrow())
+    assert queries.table(run, "ab_retention")["log_rank_p"].is_nan().all()
+    run.write_table("ab_retention", all_tables()["ab_retention"].drop("lower").to_arrow())
+    with pytest.raises(StorageError, match="lacks the columns lower"):
+        queries.table(run, "ab_retention")
 
 
 def test_a_rewritten_table_is_seen_and_an_untouched_one_is_not_read_again(run: RunFolder) -> None:

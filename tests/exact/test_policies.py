@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from scipy import stats
 
 from recrl.core.contracts import ActionSpec, Observation
 from recrl.core.errors import CheckpointError, ConfigError, StorageError
+from recrl.core.streams import Purpose
 from recrl.core.torch.streams import TensorStreams
 from recrl.policies import load_policy
 from recrl.policies.discrete import DiscretePolicy
@@ -32,6 +34,7 @@ from recrl.policies.items import (
 from recrl.policies.networks import Critics, initialise, polyak
 from recrl.policies.vector import ActorConfig, VectorPolicy
 from simulators.response import LatentResponse
+from simulators.toy import TOY_CONFIG, toy_world
 from tests.support import small
 
 
@@ -179,15 +182,36 @@ def responses(dim: int = 4) -> LatentResponse:
 
 
 def test_catalogue_predictions_equal_those_of_listed_candidates():
-    predictions = PredictedBehaviours.fit(responses(), torch.arange(5), torch.arange(5))
+    predictions = PredictedBehaviours.of(responses())
     users = torch.tensor([0, 4, -1])
     listed = predictions(users, torch.arange(7).expand(3, -1))
     assert torch.allclose(predictions(users, None), listed, atol=1e-5)
-    assert listed.abs().max() <= 1.0
+    items = torch.tensor([6, 0, 3])
+    assert torch.equal(predictions.as_weights(users, items), listed[torch.arange(3), items].clamp(-1.0, 1.0))
+
+
+@pytest.mark.parametrize("pool", [0, 20])
+def test_a_policy_ranks_as_a_simulated_platform_does_with_its_weights(pool):
+    """Random weights, every behaviour in play; what the platform shows are the policy's highest scores among the candidates."""
+    world = toy_world(replace(TOY_CONFIG, pool_size=pool, exclude_recent=6, observe_scores=True))
+    streams, predictions = TensorStreams(1), PredictedBehaviours.of(world.scorer)
+    state = world.initial_state(torch.arange(-1, 49), streams)
+    for step in range(3):
+        weights = 2.0 * streams.uniform(torch.arange(50), step, Purpose.EXPLORATION, (7,)) - 1.0
+        candidates = world.observe(state).candidates
+        scores = (predictions(state.user, candidates) * weights.unsqueeze(1)).sum(2)
+        if not pool:
+            recent = state.history_items[:, -6:].long()
+            scores.scatter_(1, recent.clamp_min(0), scores.gather(1, recent.clamp_min(0)).masked_fill(recent >= 0, -torch.inf))
+        state, outcome = world.transition(state, weights, streams)
+        best = scores.topk(6, dim=1)
+        shown = (candidates.unsqueeze(2) == outcome.shown.unsqueeze(1)).to(torch.float32)
+        found = (shown * scores.nan_to_num(neginf=0.0).unsqueeze(2)).sum(1)
+        torch.testing.assert_close(found, best.values, atol=1e-4, rtol=1e-4)
 
 
 def test_fusion_weights_rank_by_the_weighted_behaviour():
-    predictions = PredictedBehaviours.fit(responses(), torch.arange(5), torch.arange(5))
+    predictions = PredictedBehaviours.of(responses())
     query = VectorPolicy(small.task("fusion_weights").action_spec, ActorConfig(EncoderConfig("flat", features=2)))
     scores = FusionScores(query, predictions)
     observation = Observation(features=torch.ones(3, 2), user=torch.arange(3))
@@ -196,7 +220,7 @@ def test_fusion_weights_rank_by_the_weighted_behaviour():
 
 
 def test_a_fusion_policy_survives_saving(tmp_path):
-    predictions = PredictedBehaviours.fit(responses(), torch.arange(5), torch.arange(5))
+    predictions = PredictedBehaviours.of(responses())
     query = VectorPolicy(small.task("fusion_weights").action_spec, ActorConfig(EncoderConfig("flat", features=2)))
     policy = ItemPolicy(FusionScores(query, predictions), item_spec(7), 0.3)
     policy.save(tmp_path)

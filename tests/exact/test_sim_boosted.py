@@ -10,18 +10,19 @@ import pytest
 import torch
 
 import recrl_datasets as rd
-from recrl.core.behaviours import BEHAVIOURS
+from recrl.core.behaviours import BEHAVIOURS, unpack
 from recrl.core.errors import ConfigError, ContractError, DataError, StorageError
 from recrl.core.streams import Purpose, Streams
 from recrl.core.torch.streams import TensorStreams
 from recrl_datasets import Log
-from simulators.boosted_fit import BoostedConfig, SideFeatures, Trees, earlier_counts, fit_boosted
+from simulators.boosted_fit import fit_boosted
 from simulators.boosted_response import BoostedResponse
 from simulators.leave import LeaveLaw
 from simulators.response_fit import LoggedRows
 from simulators.response_model import ResponseModel, load_response, replay
 from simulators.retention import RetentionLaw
 from simulators.toy import TOY_CONFIG
+from simulators.trees import BoostedConfig, SideFeatures, Trees, earlier_counts
 from simulators.world import RetentionWorld
 
 USERS, ITEMS, F = 40, 12, len(BEHAVIOURS)
@@ -45,10 +46,14 @@ def tastes(seed: int = 0) -> tuple[Log, SideFeatures]:
     return log, SideFeatures(*sides)
 
 
+def planted(log: Log, sides: SideFeatures, mixing: str = "crossed") -> Trees:
+    return Trees(log, LoggedRows.of(log), sides, SMALL, 0, lambda share, what: None, mixing)
+
+
 @pytest.fixture(scope="module")
 def fitted():
     log, sides = tastes()
-    trees = Trees(log, LoggedRows.of(log), sides, SMALL, 0, lambda share, what: None)
+    trees = planted(log, sides)
     return log, sides, trees, fit_boosted(log, SMALL, sides=sides)
 
 
@@ -94,10 +99,10 @@ def test_with_a_group_a_user_the_table_is_lightgbms_own_prediction(fitted):
     _, _, trees, model = fitted
     user, item = (x.ravel() for x in np.meshgrid(np.arange(USERS - 1), np.arange(ITEMS), indexing="ij"))
     raw = trees.pair_logits(user, item)
-    features = trees.at_end(user, item)
+    features = trees.rows(user, item, np.zeros((user.size, 8), np.float32), trees.item_counts[item])
     for k in (0, 1):
         np.testing.assert_allclose(raw[:, k], trees.boosters[k].predict(features, raw_score=True), rtol=1e-6)
-    found = model.logits(torch.from_numpy(user), torch.from_numpy(item).unsqueeze(1))[:, 0].numpy()
+    found = cold(model, user, item)
     # what is left is the shift of the calibration, one number a head
     np.testing.assert_allclose(np.ptp(found - raw, axis=0)[:2], 0.0, atol=2e-5)
     assert model.table_error < 1e-5
@@ -107,10 +112,10 @@ def test_with_a_group_a_user_the_table_is_lightgbms_own_prediction(fitted):
 def test_groups_cost_what_is_said_and_keep_each_users_level():
     log, sides = tastes()
     model = fit_boosted(log, replace(SMALL, groups=4), sides=sides)
-    trees = Trees(log, LoggedRows.of(log), sides, SMALL, 0, lambda share, what: None)
+    trees = planted(log, sides)
     user, item = (x.ravel() for x in np.meshgrid(np.arange(USERS - 1), np.arange(ITEMS), indexing="ij"))
     raw = trees.pair_logits(user, item)[:, 0]
-    found = model.logits(torch.from_numpy(user), torch.from_numpy(item).unsqueeze(1))[:, 0, 0].numpy()
+    found = cold(model, user, item)[:, 0]
     shift = (found - raw).reshape(USERS - 1, ITEMS)
     probes = log.column("item")[Streams(0).integers(log.n_rows, np.arange(16), 0, Purpose.CANDIDATES)]
     assert 1 < len(model.table) <= 4
@@ -130,9 +135,13 @@ def test_fit_finds_the_planted_tastes_and_the_rates(fitted):
     p = model.marginals(replay(model, log)[0][:, :F])[:, :].double().mean(0)
     for k, name in ((0, "click"), (1, "long_view"), (6, "hate")):
         assert float(p[k]) == pytest.approx(float(log.column(name).mean()), rel=1e-3)
-    unknown = model.scores(torch.full((log.n_rows,), -1), torch.from_numpy(log.column("item").astype(np.int64)).unsqueeze(1))
-    assert float(unknown[..., 0].double().mean()) == pytest.approx(float(log.column("click").mean()), rel=1e-3)
     assert model.watch is not None
+
+
+def cold(model: BoostedResponse, user: np.ndarray, item: np.ndarray) -> np.ndarray:
+    """Log-odds of pairs, had nothing been seen of the users."""
+    nothing = model.initial_memory(torch.full((user.size,), -1))
+    return model.request_logits(torch.from_numpy(user), nothing, torch.from_numpy(item).unsqueeze(1))[:, 0].numpy()[:, :F]
 
 
 def test_logits_by_hand_and_strangers():
@@ -156,6 +165,48 @@ def test_a_table_of_few_directions_is_its_platform():
     model = BoostedResponse(table, torch.randn(5, 8, generator=generator), group, torch.full((7,), 0.01) * (torch.arange(7) > 0))
     users, items = torch.arange(-1, 4), torch.arange(8).expand(5, -1)
     torch.testing.assert_close(model.platform().scores(users, items), model.scores(users, items), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("mixing", ["crossed", "apart"])
+def test_what_the_past_adds_is_lightgbms_own_difference(mixing):
+    log, sides = tastes()
+    trees = planted(log, sides, mixing)
+    past, rng = trees.past_effect(), np.random.default_rng(0)
+    counts = rng.integers(0, 90, 400)
+    seen = np.column_stack([counts, rng.binomial(counts[:, None], rng.random((400, 7)))]).astype(np.float32)
+    user, item = rng.integers(-1, USERS, 400), rng.integers(0, ITEMS, 400)
+    with_past = trees.logits(trees.rows(user, item, seen, trees.item_counts[item]))
+    effect = past.logits(torch.from_numpy(seen)).numpy()
+    assert np.abs(effect[:, 0]).max() > 0.1
+    np.testing.assert_allclose(effect, with_past - trees.pair_logits(user, item), atol=1e-5)
+    assert past.logits(past.nothing(1)).abs().max() < 1e-6
+
+
+def test_apart_users_and_items_add_up():
+    log, sides = tastes()
+    trees = planted(log, sides, "apart")
+    of_user, of_item = trees.levels(log)
+    user, item = np.random.default_rng(0).integers(0, (USERS, ITEMS), (300, 2)).T
+    np.testing.assert_allclose((of_user[user] + of_item[item]).numpy(), trees.pair_logits(user, item), atol=1e-5)
+    share = np.bincount(log.column("item"), minlength=ITEMS) / log.n_rows
+    np.testing.assert_allclose(of_item[-1].numpy(), share @ of_item[:-1].numpy(), atol=1e-5)
+
+
+def test_a_life_is_counted_and_a_users_bits_do_not_depend_on_the_batch(fitted):
+    log, _, _, model = fitted
+    rng = np.random.default_rng(0)
+    items, feedback = torch.from_numpy(rng.integers(0, ITEMS, (70, 6))), torch.from_numpy(rng.integers(0, 128, (70, 6), dtype=np.uint8))
+    users = torch.arange(70) % (USERS + 1) - 1
+    before = model.initial_memory(users)
+    bits = unpack(feedback.numpy()).sum(1)
+    after = model.advance(before, items, feedback)
+    np.testing.assert_array_equal((after - before).numpy(), np.column_stack([np.full(70, 6), bits]))
+    y, user = LoggedRows.of(log).happened.numpy(), log.column("user")
+    np.testing.assert_array_equal(model.memories[3].numpy(), [(user == 3).sum(), *y[user == 3].sum(0)])
+    logits = model.request_logits(users, after, items)
+    for part in (slice(0, 1), slice(3, 10), slice(20, 69)):
+        assert torch.equal(model.advance(before[part], items[part], feedback[part]), after[part])
+        assert torch.equal(model.request_logits(users[part], after[part], items[part]), logits[part])
 
 
 # ---------------------------------------------------------------- as any other model

@@ -16,7 +16,6 @@ from recrl.core.behaviours import BEHAVIOURS
 from recrl.core.errors import ConfigError, DataError, StorageError
 from recrl.core.torch.streams import TensorStreams
 from recrl_datasets import Log, sessions
-from simulators.boosted_fit import BoostedConfig
 from simulators.calibration import RELIABILITY_SCHEMA, SCHEMA, auc_influence, calibration_table, clustered_auc, reliability_table, verdict
 from simulators.config import WorldConfig
 from simulators.ensemble import Ensemble, bootstrap_weights, fit_ensemble
@@ -29,6 +28,7 @@ from simulators.satisfaction import Satisfaction
 from simulators.sequence_fit import SequenceConfig
 from simulators.toy import TOY_CONFIG
 from simulators.trace import session_weekdays, trace
+from simulators.trees import BoostedConfig, SideFeatures
 
 DAY = 86_400_000
 
@@ -441,25 +441,28 @@ def test_reliability_bins_hold_all_rows_from_the_least_to_the_most_likely(fitted
 # ---------------------------------------------------------------- other models, ensembles
 
 
-@pytest.mark.parametrize("model", ["sequence", "boosted"])
-def test_other_models_fit_save_and_live(model, tmp_path):
-    log = make_log(users=40)
+@pytest.mark.parametrize(
+    ("model", "known", "memory"), [("sequence", False, 16), ("boosted", False, 8), ("latent", True, 0), ("sequence", True, 24)]
+)
+def test_models_fit_save_and_live(model, known, memory, tmp_path):
+    log, rng = make_log(users=40), np.random.default_rng(0)
+    sides = SideFeatures(*(rng.random((n, 2)).astype(np.float32) for n in (log.n_users, log.n_items))) if known else None
     config = replace(
         QUICK, model=model, sequence=SequenceConfig(dim=4, memory=16, epochs=1), boosted=BoostedConfig(trees=3, groups=4, min_leaf_rows=20)
     )
-    fit = fit_world(log, sessions=sessions(log, rule="day"), config=config)
+    fit = fit_world(log, sessions=sessions(log, rule="day"), sides=sides, config=config)
     fit.save(tmp_path)
     again = FittedWorld.load(tmp_path)
     assert (again.config, type(again.response)) == (config, type(fit.response))
     assert any("tabulated" in note for note in again.notes()) == (model == "boosted")
     held = {(r["quantity"], r["group"]): r for r in calibration_table(again, sessions(log, rule="day")).to_pylist()}
-    assert held["rate", "click"]["simulated"] == pytest.approx(held["rate", "click"]["logged"], rel=2e-3 if model == "sequence" else 0.1)
+    assert held["rate", "click"]["simulated"] == pytest.approx(held["rate", "click"]["logged"], rel=0.1 if model == "latent" else 2e-3)
     world = again.world(WorldConfig(pool_size=12, exclude_recent=6))
     state = world.initial_state(world.population(32), TensorStreams(1))
     for _ in range(5):
         state, outcome = world.transition(state, torch.ones(32, 7), TensorStreams(1))
     assert torch.isfinite(outcome.reward).all()
-    assert state.memory.shape == (32, 16 if model == "sequence" else 0)
+    assert state.memory.shape == (32, memory)
 
 
 def test_bootstrap_weights_belong_to_users_members_and_seeds():

@@ -22,10 +22,10 @@ from simulators.config import WorldConfig
 from simulators.leave import LeaveLaw
 from simulators.response import WatchLaw
 from simulators.retention import RetentionLaw
-from simulators.satisfaction import Satisfaction
+from simulators.satisfaction import Satisfaction, mean_satisfaction
 from simulators.state import Rows, UserState
 from simulators.toy import TOY_CONFIG, toy_response, toy_world
-from simulators.world import RetentionWorld, mean_satisfaction
+from simulators.world import RetentionWorld
 from tests.support.lives import act, assert_same, live, rows
 
 KINDS = ("fusion_weights", "embedding", "item", "slate")

@@ -16,8 +16,9 @@ from simulators.env import RetentionVectorEnv
 from simulators.leave import LeaveLaw
 from simulators.response import LatentResponse
 from simulators.retention import RetentionLaw
+from simulators.satisfaction import mean_satisfaction
 from simulators.toy import TOY_CONFIG, toy_response, toy_world
-from simulators.world import RetentionWorld, mean_satisfaction
+from simulators.world import RetentionWorld
 from tests.conftest import REPOSITORY
 
 checks = runpy.run_path(str(REPOSITORY / "benchmarks" / "simulator_checks.py"))

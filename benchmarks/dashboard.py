@@ -1,0 +1,269 @@
+"""How soon the dashboard's pages stand in a real browser, on many runs, a long log and long training curves.
+
+A root of 200 runs: one with a log of 1.44 M rows (27,000 users, 7,583 items; described and prepared as any other), every table of an
+A/B test and of estimates, and 4 M rows of training metrics; the others share 1 M. Each page is opened in a fresh tab of Chromium on a
+server that has just started (`first`) and once more (`again`): until its heading and first words stand (`words`), and until every
+figure is drawn (`whole`), in milliseconds of the clock; beside them the server's own core-milliseconds. Then one control of the page
+is changed. Memory is the server's highest. The ratios are of a cold read of the curves, and of one user's rows, to a plain polars
+scan of the same files in this process.
+
+python benchmarks/dashboard.py --json
+python benchmarks/dashboard.py --small
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+os.environ["POLARS_MAX_THREADS"] = "2"
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import polars as pl
+from playwright.sync_api import Page, sync_playwright
+
+import recrl_datasets as rd
+from dashboards import queries, timeline
+from dashboards.serve import command
+from recrl.core.files import read_json, write_json
+from recrl.core.runs import RunFolder
+from tests.dashboard.make_run import all_tables, make_run
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+DAY_MS = 86_400_000
+PAGES = {
+    "home": ("", "recrl", None),
+    "data": ("data", "Data", None),
+    "one user": ("data?timeline=true", "Data", ("Filled dots", "click")),
+    "training": ("training", "Training", None),
+    "estimates": ("estimates", "Off-policy estimates", ("Signal", "click")),
+    "simulator": ("simulator", "Simulator", None),
+    "a/b": ("ab", "A/B in the simulator", ("Scenario of the simulator", "weaker response")),
+    "a/b days": ("ab?view=Day+by+day", "A/B in the simulator", ("By day", "requests per user")),
+    "plan": ("plan", "Plan an A/B test", ("Deviation from", "day 1 retention")),
+    "compare": ("compare?view=Training", "Compare", ("Metric", "metric 3")),
+}
+WORDS = """heading => [...document.querySelectorAll('h1')].some(h => h.innerText === heading)
+  && document.querySelector('[data-testid=stMain]').innerText.length > heading.length + 150"""
+WHOLE = """() => document.querySelector('[data-testid=stApp][data-test-script-state=notRunning]')
+  && ![...document.querySelectorAll('[data-testid=stSkeleton]')].length
+  && [...document.querySelectorAll('[data-testid=stPlotlyChart]')].every(chart => chart.querySelector('.main-svg'))"""
+FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking")
+
+
+def make_root(folder: Path, rows: int, runs: int, metric_rows: int) -> Path:
+    """The runs and the store; written once."""
+    root = folder / "runs"
+    if (folder / "made").is_file():
+        return root
+    shutil.rmtree(folder, ignore_errors=True)
+    store = rd.from_frame(log(rows), "mine", stores=folder / "stores")
+    described = {name: pl.from_arrow(table) for name, table in rd.describe(store, session_rule="day").tables.items()}
+    big = make_run(root / "big", tables={name: frame for name, frame in described.items() if name in all_tables()})  # type: ignore[misc]
+    write_json(big.path / "config.json", {**read_json(big.path / "config.json"), "data": "mine", "session_rule": "day"})
+    write_json(big.path / "environment.json", {**read_json(big.path / "environment.json"), "data_hash": store.content_hash})
+    shutil.rmtree(big.path / "metrics")
+    for k in range(4):
+        metrics(big, f"train-learner_{k}", int(0.8 * metric_rows / 4), parts=20)
+    others = runs - 1
+    for k in range(others):
+        run = RunFolder.create(root / f"small-{k}-seed{k % 5}", kind="train", config={"algorithm": "td3_bc"}, seed=k)
+        metrics(run, "train-td3_bc", int(0.2 * metric_rows / others), parts=2)
+        run.set_status("done", done=1.0)
+    big.set_status("done", done=1.0)
+    (folder / "made").touch()
+    return root
+
+
+def log(rows: int) -> pl.DataFrame:
+    """A log the size of KuaiRand-Pure's."""
+    rng = np.random.default_rng(0)
+    users, items = max(rows // 53, 10), 7_583
+    user = np.sort(rng.integers(0, users, rows))
+    item = np.minimum(rng.exponential(900, rows).astype(np.int64), items - 1)
+    time_ms = 1_650_000_000_000 + rng.integers(0, 14, rows) * DAY_MS + rng.integers(0, 20_000_000, rows)
+    columns: dict[str, Any] = {"user_id": user, "item_id": item, "timestamp_ms": time_ms}
+    for name, rate in (("click", 0.4), ("long_view", 0.3), ("like", 0.02)):
+        columns[name] = (rng.random(rows) < rate).astype(np.uint8)
+    return pl.DataFrame(columns)
+
+
+def metrics(run: RunFolder, stream: str, rows: int, parts: int) -> None:
+    """A stream of ten metrics in some parts."""
+    rng = np.random.default_rng(rows)
+    steps = max(rows // (10 * parts), 1)
+    for part in range(parts):
+        step = np.repeat(np.arange(part * steps, (part + 1) * steps), 10)
+        frame = pl.DataFrame(
+            {"step": step, "name": [f"metric_{k}" for k in range(10)] * steps, "value": np.exp(-step / 1e5) + rng.normal(0, 0.1, step.size)}
+        )
+        folder = run.path / "metrics" / stream
+        folder.mkdir(parents=True, exist_ok=True)
+        frame.write_parquet(folder / f"part-{part:06d}.parquet", compression="zstd")
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[tuple[str, int]]:
+    """The app on a free port: its address and process."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {**os.environ, "RECRL_STORES": str(folder / "stores")}
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command(folder / "runs", port), cwd=REPOSITORY, env=environment, **quiet) as server:  # type: ignore[call-overload]
+        try:
+            for _ in range(600):
+                try:
+                    urllib.request.urlopen(f"http://127.0.0.1:{port}/_stcore/health", timeout=1).close()
+                    break
+                except (urllib.error.URLError, OSError):
+                    time.sleep(0.1)
+            yield f"http://127.0.0.1:{port}", server.pid
+        finally:
+            server.terminate()
+            server.wait(10)
+
+
+def server_seconds(pid: int) -> float:
+    """Core-seconds the server has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def highest_mb(pid: int) -> float:
+    """The server's highest resident memory."""
+    line = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
+
+
+def visit(page: Page, url: str, pid: int, name: str) -> dict[str, float]:
+    """Milliseconds until the words of a page stand, and all of it."""
+    path, heading, _ = PAGES[name]
+    used, start = server_seconds(pid), time.perf_counter()
+    page.goto(f"{url}/{path}{'&' if '?' in path else '?'}run=big", wait_until="commit")
+    page.wait_for_function(WORDS, arg=heading)
+    words = time.perf_counter() - start
+    page.wait_for_function(WHOLE)
+    whole = time.perf_counter() - start
+    return {"words": 1e3 * words, "whole": 1e3 * whole, "server": 1e3 * (server_seconds(pid) - used)}
+
+
+def change(page: Page, pid: int, name: str) -> dict[str, float] | None:
+    """Milliseconds from a choice to the page that follows it."""
+    control = PAGES[name][2]
+    if control is None:
+        return None
+    page.get_by_role("combobox", name=control[0]).first.click()
+    option = page.get_by_role("option", name=control[1], exact=True)
+    option.wait_for()
+    used, start = server_seconds(pid), time.perf_counter()
+    option.click()
+    # the server has told the page that it runs, and that it is done
+    page.wait_for_function("() => !document.querySelector('[data-testid=stApp][data-test-script-state=notRunning]')", polling=5)
+    page.wait_for_function(WHOLE, polling=5)
+    return {"whole": 1e3 * (time.perf_counter() - start), "server": 1e3 * (server_seconds(pid) - used)}
+
+
+def in_browser(folder: Path) -> dict[str, Any]:
+    """Every page twice, a change on each, and the server's memory."""
+    found: dict[str, Any] = {name: {} for name in PAGES}
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(
+            executable_path=os.environ.get("RECRL_CHROMIUM") or shutil.which("chromium"), args=list(FLAGS)
+        )
+        # one context: what the browser has fetched of the app itself stays with it, as with a reader's
+        context = chromium.new_context(viewport={"width": 1400, "height": 1000})
+        with served(folder) as (url, pid):
+            for turn in ("import", "first", "again"):
+                for name in PAGES if turn != "import" else ["home"]:
+                    page = context.new_page()
+                    page.set_default_timeout(60_000)
+                    found[name][turn] = visit(page, url, pid, name)
+                    if turn == "again":
+                        found[name]["change"] = change(page, pid, name)
+                    page.close()
+            found["server_mb"] = highest_mb(pid)
+        chromium.close()
+    return found
+
+
+def in_process(folder: Path) -> dict[str, float]:
+    """Cold reads beside plain scans of the same files: least of three each, in core-milliseconds."""
+    run = queries.open_run(folder / "runs", "big")
+    parts = sorted((run.path / "metrics").glob("*/part-*.parquet"))
+    os.environ["RECRL_STORES"] = str(folder / "stores")
+    store = timeline.store_of(run)
+
+    def curves() -> None:
+        queries.clear()
+        for stream in queries.streams(run):
+            queries.curves(run, stream)
+
+    def scan() -> None:
+        pl.scan_parquet(parts).group_by("name").agg(pl.col("step").max(), mean=pl.col("value").mean(), low=pl.col("value").min()).collect()
+
+    log_file = folder / "stores" / "mine" / "log.parquet"
+    found = {
+        "curves_ms": least(curves),
+        "curves_scan_ms": least(scan),
+        "user_ms": least(lambda: timeline.user_rows(store, 20, "day")),
+        "user_scan_ms": least(lambda: pl.scan_parquet(log_file).filter(pl.col("user") == 20).collect()),
+        "list_runs_ms": least(lambda: queries.list_runs(folder / "runs")),
+    }
+    found["curves_ratio"] = found["curves_ms"] / found["curves_scan_ms"]
+    found["user_ratio"] = found["user_ms"] / found["user_scan_ms"]
+    return found
+
+
+def least(work: Callable[[], Any], times: int = 3) -> float:
+    """The least core-milliseconds of a few turns."""
+    found = []
+    for _ in range(times):
+        start = time.process_time()
+        work()
+        found.append(1e3 * (time.process_time() - start))
+    return min(found)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, help="keep the generated runs here")
+    parser.add_argument("--small", action="store_true", help="a hundredth of the size")
+    parser.add_argument("--no-browser", action="store_true", help="reads beside scans only")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    share = 0.01 if options.small else 1.0
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = options.folder or Path(scratch) / "bench"
+        root = make_root(folder.absolute(), int(1_440_000 * share), max(int(200 * share), 5), int(5_000_000 * share))
+        assert len(queries.list_runs(root)) == max(int(200 * share), 5)
+        load = os.getloadavg()[0]
+        found = {"load": load, "reads": in_process(folder.absolute())}
+        if not options.no_browser:
+            found["pages"] = in_browser(folder.absolute())
+    if options.json:
+        print(json.dumps(found))
+        return
+    for key, value in found["reads"].items():
+        print(f"{key:<16} {value:8.1f}")
+    for name, turns in found.get("pages", {}).items():
+        print(f"{name:<12}", turns if isinstance(turns, float) else {k: {m: round(v) for m, v in t.items()} for k, t in turns.items() if t})
+    print(f"load average {load:.1f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""A simulator beside the log it was fitted to."""
+
+from __future__ import annotations
+
+import math
+
+import plotly.graph_objects as go
+import polars as pl
+
+from dashboards.formats import words
+from dashboards.look import COLOURS, GREY, blank, forest_height, row_names
+
+
+def simulator_fit(frame: pl.DataFrame, meaning: str = "") -> go.Figure:
+    """One quantity of the simulator (diamond) beside the log (bar: interval, tick: value), a row a group."""
+    rows = frame.reverse()
+    quantity = words(frame["quantity"][0]) if frame.height else "quantity"
+    figure = blank(
+        quantity, "diamond: simulated; bar and tick: logged, with its interval", meaning or quantity, "", height=forest_height(rows.height)
+    )
+    for position, row in enumerate(rows.iter_rows(named=True)):
+        bar = {"mode": "lines", "hoverinfo": "skip", "showlegend": False}
+        figure.add_scatter(x=[row["lower"], row["upper"]], y=[position] * 2, line={"color": GREY, "width": 9}, opacity=0.45, **bar)
+        for value, symbol, colour, hover in (
+            (row["logged"], "line-ns-open", GREY, "logged %{x:.4g}"),
+            (row["simulated"], "diamond", COLOURS[0], "simulated %{x:.4g}"),
+        ):
+            figure.add_scatter(
+                x=[value],
+                y=[position],
+                mode="markers",
+                marker={"color": colour, "symbol": symbol, "size": 11, "line": {"width": 2, "color": colour}},
+                hovertemplate=f"{hover}<extra></extra>",
+                showlegend=False,
+            )
+    row_names(figure, [words(row["group"] or row["quantity"]) for row in rows.iter_rows(named=True)])
+    return figure.update_xaxes(nticks=6, tickangle=0)
+
+
+def reliability(frame: pl.DataFrame) -> go.Figure:
+    """Predicted against logged shares of one behaviour, ten bins of equal size; on the dotted line the two agree."""
+    name = words(frame["behaviour"][0]) if frame.height else "behaviour"
+    figure = blank(
+        f"{name}: foretold and logged", "ten bins of rows; dotted: perfect; bars: 95 % of logged", f"predicted {name}", f"logged {name}"
+    )
+    rows = frame.sort("bin")
+    ends = [0.0, max([0.0, *(x for column in ("predicted", "upper") for x in rows[column] if x is not None and math.isfinite(x))])]
+    figure.add_scatter(x=ends, y=ends, mode="lines", line={"color": GREY, "width": 1.4, "dash": "dot"}, hoverinfo="skip", showlegend=False)
+    figure.add_scatter(
+        x=rows["predicted"],
+        y=rows["logged"],
+        mode="lines+markers",
+        line={"color": COLOURS[0], "width": 1.6},
+        marker={"size": 7},
+        error_y={
+            "type": "data",
+            "symmetric": False,
+            "array": (rows["upper"] - rows["logged"]).to_list(),
+            "arrayminus": (rows["logged"] - rows["lower"]).to_list(),
+            "thickness": 1.2,
+        },
+        customdata=rows["rows"],
+        hovertemplate="foretold %{x:.2%}, logged %{y:.2%}<br>%{customdata:,} rows<extra></extra>",
+        showlegend=False,
+    )
+    return figure.update_xaxes(tickformat=".1~%", nticks=6, tickangle=0).update_yaxes(tickformat=".1~%", nticks=6)

@@ -1,0 +1,94 @@
+"""What an A/B test of a page is made from: simulators and policies of the runs root, and the command line that compares them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from dashboards import queries
+from recrl.core.errors import ConfigError, RecrlError
+
+BASELINES = ("popularity", "random")
+SCENARIOS = ("fitted", "weak", "strong")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._ -]{0,99}")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A small A/B test: paths of the simulator's run and of policies (or names of baselines), sizes, scenarios."""
+
+    simulator: str
+    baseline: str
+    arms: tuple[str, ...]
+    users: int
+    days: int
+    scenarios: tuple[str, ...]
+    seed: int
+    name: str
+
+
+def simulators(root: Path) -> list[str]:
+    """Runs that hold a fitted simulator, the newest first."""
+    return [run.name for run in queries.list_runs(root) if (root / run.name / "artifacts" / "simulator" / "world.json").is_file()]
+
+
+def policies(root: Path) -> list[str]:
+    """Baselines, and saved policies as ``run/policy``, those of the newest run first."""
+    found = []
+    for run in queries.list_runs(root):
+        if _NAME.fullmatch(run.name):
+            held = root / run.name / "artifacts" / "policies"
+            found += [f"{run.name}/{name}" for name in _policies_in(str(held), queries.stamp(held))]
+    return [*BASELINES, *found]
+
+
+@lru_cache(maxsize=4096)
+def _policies_in(folder: str, _stamp: tuple[int, int]) -> tuple[str, ...]:
+    paths = sorted(path.parent.name for path in Path(folder).glob("*/policy.json"))
+    return tuple(name for name in paths if _NAME.fullmatch(name))
+
+
+def command(root: Path, trial: Trial) -> list[str]:
+    """The words behind ``recrl``.
+
+    **Errors**: :class:`ConfigError` for a name that is no plain one, arms that are missing or the baseline itself, no scenario, or
+    a simulator whose data is unknown.
+    """
+    if not _NAME.fullmatch(trial.name):
+        raise ConfigError("a run's name is made of letters, digits, dots, dashes", where="Name of the run", mend="say, my-first-test")
+    if not trial.arms or trial.baseline in trial.arms:
+        raise ConfigError("no arm to compare with the baseline", where="Arms", mend="choose one or more that are not the baseline")
+    if not trial.scenarios:
+        raise ConfigError("no scenario", where="Scenarios", mend="choose at least one")
+    words = ["ab", *(_policy(root, name) for name in (trial.baseline, *trial.arms))]
+    sizes = [f"--users={trial.users}", f"--days={trial.days}", f"--seed={trial.seed}", f"--simulator={root / trial.simulator}"]
+    return [*words, *sizes, *_data(root, trial.simulator), f"--runs={root}", f"--run={trial.name}", "--scenarios", *trial.scenarios]
+
+
+def _policy(root: Path, name: str) -> str:
+    if name in BASELINES:
+        return name
+    run, _, policy = name.partition("/")
+    if not (_NAME.fullmatch(run) and _NAME.fullmatch(policy)):
+        raise ConfigError(f"no policy {name!r:.80}", where="Arms", mend="choose one from the list")
+    return str(queries.open_run(root, run).path / "artifacts" / "policies" / policy)
+
+
+def _data(root: Path, simulator: str) -> list[str]:
+    """Options that name the log which the simulator was fitted to."""
+    try:
+        asked: dict[str, Any] = queries.config(queries.open_run(root, simulator))
+    except RecrlError as error:
+        raise ConfigError(error.what, where="Simulator", mend=error.mend) from None
+    options = []
+    for option, key in (("data", "data"), ("session-rule", "session_rule"), ("signal", "signal"), ("vector-size", "vector_size")):
+        value = str(asked.get(key, ""))
+        if value and _WORD.fullmatch(value):
+            options.append(f"--{option}={value}")
+    if not any(option.startswith("--data=") for option in options):
+        raise ConfigError("the simulator's run does not name its log", where="Simulator", mend="`recrl simulate fit` makes one that does")
+    return options

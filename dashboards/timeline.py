@@ -1,0 +1,80 @@
+"""One user's rows of a prepared log, in sessions; read from the store that a run was made from, one user at a time.
+
+Stores lie beside the runs, in ``$RECRL_STORES`` (default ``stores``), each a folder named like its dataset. A run's own words lead to
+no other place: the name must be a plain one, and the content must be what the run was made from.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from functools import lru_cache
+from pathlib import Path
+
+import polars as pl
+
+from dashboards import queries
+from recrl.core.behaviours import BEHAVIOURS
+from recrl.core.errors import StorageError
+from recrl.core.runs import RunFolder
+from recrl_datasets.log import Log
+from recrl_datasets.sessions import SessionRule, sessions
+from recrl_datasets.store import Store, open_store
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_KEPT = ("item", "timestamp_ms", "local_date", "request_id", "watch_seconds", "rating", *BEHAVIOURS)
+
+
+def store_of(run: RunFolder) -> Store:
+    """The store the run was made from.
+
+    **Errors**: :class:`StorageError` where the run names none, or the store is absent, broken or of other content.
+    """
+    name = str(queries.config(run).get("data", ""))
+    root = Path(os.environ.get("RECRL_STORES") or "stores")
+    mend = f"`recrl data prepare {name}` makes it; `RECRL_STORES` says where stores lie"
+    if not _NAME.fullmatch(name):
+        raise StorageError("this run does not name its log", where=str(run.path), mend="runs of `recrl data describe` and `recrl demo` do")
+    folder = root / name
+    if not (folder / "manifest.json").is_file() or not folder.resolve().is_relative_to(root.resolve()):
+        raise StorageError(f"no prepared log {name!r} is here", where=str(root), mend=mend)
+    manifest = (folder / "manifest.json").stat()
+    store = _open(str(folder), manifest.st_mtime_ns, manifest.st_ino)
+    if store.content_hash != queries.environment(run).get("data_hash"):
+        raise StorageError(f"the prepared log {name!r} is not the one this run was made from", where=str(folder), mend=mend)
+    return store
+
+
+@lru_cache(maxsize=4)
+def _open(folder: str, _modified: int, _inode: int) -> Store:
+    return open_store(folder)
+
+
+def user_ids(store: Store) -> pl.Series:
+    """What the log calls its users, in the store's order."""
+    return store.users["user_id"]
+
+
+def user_rows(store: Store, user: int, rule: str) -> pl.DataFrame:
+    """Rows of one user in time, without duplicates, with ``session`` (from 0), ``place`` (from 1 in its session) and ``started``.
+
+    ``rule`` is the run's session rule; ``auto`` means calendar days where the log names them.
+    """
+    scan = store.scan().filter((pl.col("user") == user) & (pl.col("is_duplicate") == 0))
+    rows = scan.collect()
+    rows = rows.select(column for column in _KEPT if column in rows.columns)
+    columns = {
+        name: rows[name].to_physical().cast(pl.Int64).to_numpy().view("datetime64[D]") if name == "local_date" else rows[name].to_numpy()
+        for name in rows.columns
+        if name in ("item", "timestamp_ms", "local_date", "request_id")
+    }
+    cut: SessionRule = "day" if rule == "day" or (rule != "gap" and "local_date" in rows.columns) else "gap"
+    log = Log.from_arrays(
+        {"user": pl.zeros(rows.height, pl.Int32, eager=True).to_numpy(), **columns}, n_users=1, n_items=max(store.manifest.items, 1)
+    )
+    found = sessions(log, rule=cut)
+    session = pl.Series("session", found.requests.through(found.rows).segment_ids(), dtype=pl.Int64)
+    time = pl.from_epoch("timestamp_ms", time_unit="ms")
+    return rows.with_columns(session, time=time).with_columns(
+        place=pl.int_range(1, pl.len() + 1).over("session"), started=pl.col("time").min().over("session")
+    )

@@ -1,0 +1,89 @@
+"""One user's rows: the right rows, cut as everywhere else, from the run's own store and from nowhere else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from streamlit.testing.v1 import AppTest
+
+import recrl_datasets as rd
+from dashboards import timeline
+from recrl.core.errors import StorageError
+from recrl.core.files import read_json, write_json
+from recrl.core.runs import RunFolder
+from tests.dashboard.make_run import make_run
+from tests.dashboard.test_pages import text_of
+
+DAY = 86_400_000
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
+    """A run made from a prepared log of six users."""
+    rng = np.random.default_rng(3)
+    user, day, place = (grid.ravel() for grid in np.meshgrid(np.arange(6), np.arange(4), np.arange(5), indexing="ij"))
+    frame = pd.DataFrame(
+        {
+            "user_id": [f"u{k}" for k in user],
+            "item_id": rng.integers(0, 30, user.size),
+            "timestamp_ms": 1_700_000_000_000 + day * DAY + place * 60_000 + user,
+            "click": rng.integers(0, 2, user.size),
+        }
+    )
+    store = rd.from_frame(frame, "mine", stores=tmp_path / "stores")
+    monkeypatch.setenv("RECRL_STORES", str(tmp_path / "stores"))
+    made = make_run(tmp_path / "runs" / "demo")
+    write_json(made.path / "config.json", {**read_json(made.path / "config.json"), "data": "mine", "session_rule": "gap"})
+    write_json(made.path / "environment.json", {**read_json(made.path / "environment.json"), "data_hash": store.content_hash})
+    return made
+
+
+def test_a_users_rows_are_cut_into_the_sessions_of_the_whole_log(run: RunFolder) -> None:
+    store = timeline.store_of(run)
+    log = store.log()
+    cut = rd.sessions(log, "gap")
+    for user in range(6):
+        rows = timeline.user_rows(store, user, "gap")
+        mine = log.column("user") == user
+        assert rows["timestamp_ms"].to_list() == log.column("timestamp_ms")[mine].tolist()
+        assert rows["item"].to_list() == log.column("item")[mine].tolist()
+        assert rows["session"].n_unique() == int((cut.user == user).sum())
+        assert rows.filter(rows["session"] == 1)["place"].to_list() == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("name", ["../stores/mine", "/etc", "", "absent", "mi\x00ne", 7, None])
+def test_another_place_is_not_read(run: RunFolder, name: object) -> None:
+    write_json(run.path / "config.json", {**read_json(run.path / "config.json"), "data": name})
+    with pytest.raises(StorageError):
+        timeline.store_of(run)
+
+
+def test_a_store_of_other_content_or_outside_is_refused(run: RunFolder, tmp_path: Path) -> None:
+    write_json(run.path / "environment.json", {**read_json(run.path / "environment.json"), "data_hash": "0" * 64})
+    with pytest.raises(StorageError, match="not the one this run was made from"):
+        timeline.store_of(run)
+    (tmp_path / "stores" / "mine").rename(tmp_path / "outside")
+    (tmp_path / "stores" / "mine").symlink_to(tmp_path / "outside")
+    with pytest.raises(StorageError, match="no prepared log"):
+        timeline.store_of(run)
+
+
+def test_the_page_shows_the_user_that_is_asked_for(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RECRL_RUNS", str(run.path.parent))
+    app = AppTest.from_string("from dashboards.pages import data\ndata.page()", default_timeout=30)
+    app.query_params["run"] = "demo"
+    app.run()
+    app.toggle(key="timeline").set_value(True).run()
+    assert not app.exception
+    assert "20 rows in 4 sessions" in text_of(app)
+    app.text_input(key="user").set_value("u4").run()
+    assert "User u4\\: 20 rows" in text_of(app)
+    app.text_input(key="user").set_value("<b>nobody").run()
+    assert not app.exception
+    assert "No user" in text_of(app)
+    next(button for button in app.button if button.label == "Another user").click().run()
+    assert not app.exception
+    assert "20 rows in 4 sessions" in text_of(app)
