@@ -276,12 +276,15 @@ def drift_cell(build: Build, drift: str, method: str, seed: int, budget: Budget,
         acting, deployed = chooser(learner.collect_policy(), streams), chooser(learner.policy(), streams, True)
     ring = RingBuffer(60_000)
     sampler, count = UniformSampler(ring, None, seed), [0, 0]
-    metrics: dict[str, float] = {}
+    metrics: dict[str, Any] = {}
+    guarded: list[Tensor] = []
 
     def take(batch: Transitions) -> None:
         learner.observe(batch)
         ring.add(batch)
         count[0] += len(batch)
+        if "guard_step" in batch.notes:
+            guarded.append(torch.stack([batch.notes["guard_step"], batch.notes["guard_gain"]]))
         while count[1] < count[0] // PER_UPDATE and today >= WARMUP_DAYS:
             count[1] += 1
             with torch.enable_grad():
@@ -295,6 +298,10 @@ def drift_cell(build: Build, drift: str, method: str, seed: int, budget: Budget,
     after = Calendar(world, budget.deployed_users, DEPLOYED_SEED, budget.days)
     later = [after.live(budget.days + k, deployed) for k in range(DEPLOYED_DAYS if budget is not QUICK else 3)]
     told = {name: float(value) for name, value in metrics.items()}
+    if guarded:
+        chosen, gain = torch.cat(guarded, dim=1)
+        told |= {"guard_step": float(chosen.mean()), "guard_kept": float((chosen == 0).float().mean()), "guard_gain": float(gain.mean())}
+        told["guard_least_gain"] = float(gain.min())
     return {"days": days, "deployed": later, "probe": probe, "metrics": told, "updates": count[1]}
 
 
@@ -480,9 +487,9 @@ def drift_rows(out: Path, drift: str, methods: tuple[str, ...], seeds: int) -> d
         if drift in PERIOD:
             found = [recovery(r, range(PERIOD[drift], len(r), PERIOD[drift])) for r in regret]
             row["recovery_days"], row["recovery_area"] = ([x[k] for x in found] for k in (0, 1))
-        for name in {n for x in held for n in x["probe"]}:
+        for name in sorted({n for x in held for n in x["probe"]}):
             row[name] = [x["probe"][name] for x in held]
-        for name in ("guard_kept", "guard_gain", "guard_step"):
+        for name in ("guard_kept", "guard_gain", "guard_step", "guard_least_gain"):
             if name in held[0]["metrics"]:
                 row[name] = [x["metrics"][name] for x in held]
         rows[method] = summed(row)
@@ -557,6 +564,8 @@ def main() -> None:
             json.dumps({"benchmark": "auro", "data": options.data or "toy", "seeds": options.seeds, "load": os.getloadavg()[0], **report})
         )
         return
+    if options.quick:
+        print("quick: no verdict")
     for table, rows in report.items():
         print(table)
         for method, row in rows.items():

@@ -10,7 +10,6 @@ users with the same luck for every candidate of a generation.
 
 **Source**: Rubinstein, "The cross-entropy method for combinatorial and continuous optimization", 1999; smoothing and a least spread: de
 Boer et al., "A tutorial on the cross-entropy method", 2005.
-et al., "A tutorial on the cross-entropy method", 2005.
 """
 
 from __future__ import annotations
