@@ -29,6 +29,7 @@ from recrl.core.streams import Purpose
 from recrl.core.torch.streams import TensorStreams
 from simulators.config import WorldAction, WorldConfig
 from simulators.leave import LeaveLaw
+from simulators.past import COUNTS, PastEffect
 from simulators.response_model import ResponseModel
 from simulators.retention import RetentionLaw
 from simulators.sequence_response import SequenceResponse
@@ -69,9 +70,10 @@ def sequence_model(users: int, items: int) -> SequenceResponse:
     def draw(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator) * 0.3
 
-    h = MEMORY
+    h, edges = MEMORY, torch.arange(63)
     gates = (draw(h, 3 * h), draw(3 * h), draw(items + 1, 3 * h), draw(256, 3 * h))
-    return SequenceResponse(head, *gates, draw(h), draw(users, h), draw(h, DIM + 8))
+    past = PastEffect(edges + 0.5, (edges / 64).expand(7, -1), torch.full((7,), 0.1), draw(7, 64, 64, 7))
+    return SequenceResponse(head, *gates, draw(h), draw(users, h + COUNTS), draw(h, DIM + 8), past)
 
 
 class Work:

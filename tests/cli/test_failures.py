@@ -23,7 +23,7 @@ MISTAKES = [
     (["data", "prepare", "ml-100k", "--frob", "1"], ["Unrecognized options: --frob"]),
     (["data"], ["unknown command 'data'"]),
     (["fly"], ["unknown command 'fly'"]),
-    (["train", "ppo"], ["unknown algorithm 'ppo'", "choose one of bc, td3, td3_bc"]),
+    (["train", "ppo"], ["unknown algorithm 'ppo'", "choose one of bc, ddpg, td3, td3_bc"]),
     (["train", "td3_bc", "--steps", "0"], ["steps=0 must be at least 1"]),
     (["train", "bc", "--device", "cuda:7"], ["no cuda device is to be had here", "choose cpu or auto"]),
     (["train", "bc", "--device", "tpu"], ["unknown device 'tpu'"]),
