@@ -38,7 +38,7 @@ from recrl.verbs.seeds import RunOptions, over_all_seeds
 if TYPE_CHECKING:
     Learners = Any
 else:
-    Learners = learner_options("Learners", OFFLINE_ONLY)
+    Learners = learner_options("Learners", __name__, OFFLINE_ONLY)
 
 
 @dataclass(frozen=True)

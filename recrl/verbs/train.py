@@ -25,7 +25,7 @@ from recrl.verbs.seeds import RunOptions, over_all_seeds
 if TYPE_CHECKING:
     Learners = Any
 else:
-    Learners = learner_options("Learners")
+    Learners = learner_options("Learners", __name__)
 
 
 @dataclass(frozen=True)
