@@ -123,6 +123,7 @@ class ShrunkDR:
 
     shrinkage: float = 100.0
     name: ClassVar[str] = "dr_os"
+    shrinks_ones: ClassVar[bool] = True  # so the logging policy's own value leans to the predictions
 
     def __post_init__(self) -> None:
         check_positive(self.shrinkage, "shrinkage", "100 is usual; dr has none, dm corrects nothing")
