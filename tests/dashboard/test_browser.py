@@ -225,6 +225,7 @@ def test_tables_and_reports_are_downloaded(site: tuple[str, Path], tab_of: Calla
     url, _ = site
     tab = tab_of()
     tab.open(f"{url}/compare?run=demo", "Compare")
+    tab.settle()
     with tab.page.expect_download() as csv:
         tab.page.get_by_role("button", name="CSV", exact=True).click()
     assert Path(csv.value.path()).read_text().startswith("policy,signal,estimator,")
