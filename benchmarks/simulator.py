@@ -29,7 +29,7 @@ from recrl.core.streams import Purpose
 from recrl.core.torch.streams import TensorStreams
 from simulators.config import WorldAction, WorldConfig
 from simulators.leave import LeaveLaw
-from simulators.past import COUNTS, PastEffect
+from simulators.past import PAST, PastEffect
 from simulators.response_model import ResponseModel
 from simulators.retention import RetentionLaw
 from simulators.sequence_response import SequenceResponse
@@ -73,7 +73,8 @@ def sequence_model(users: int, items: int) -> SequenceResponse:
     h, edges = MEMORY, torch.arange(63)
     gates = (draw(h, 3 * h), draw(3 * h), draw(items + 1, 3 * h), draw(256, 3 * h))
     past = PastEffect(edges + 0.5, (edges / 64).expand(7, -1), torch.full((7,), 0.1), draw(7, 64, 64, 7))
-    return SequenceResponse(head, *gates, draw(h), draw(users, h + COUNTS), draw(h, DIM + 8), past)
+    memories = torch.cat([draw(users, h), torch.full((users, PAST), 60.0)], dim=1)
+    return SequenceResponse(head, *gates, draw(h), memories, draw(h, DIM + 8), past)
 
 
 class Work:

@@ -61,7 +61,7 @@ def fit_boosted(
     notes = rows.notes(log, config.rates, factored, float(centred.std()))
     error = _table_error(trees, BoostedResponse(table, offsets, group, off_click, past), shifts, log, seed)
     tell(1.0, "boosted trees: calibrated")
-    return BoostedResponse(table, offsets, group, off_click, past, memories, watch, notes, error)
+    return BoostedResponse(table, offsets, group, off_click, past, past.settled(memories), watch, notes, error)
 
 
 def _tabulate(trees: Trees, log: Log, groups: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:

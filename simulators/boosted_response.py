@@ -12,7 +12,7 @@ from torch import Tensor
 from recrl.core.behaviours import BEHAVIOURS
 from recrl.core.errors import ContractError
 from recrl.core.streams import Purpose, Streams
-from simulators.past import COUNTS, PastEffect
+from simulators.past import PAST, PastEffect
 from simulators.response import WIDTH, LatentResponse, ResponseNotes, WatchLaw, reading_response, write_response
 
 F = len(BEHAVIOURS)
@@ -37,7 +37,7 @@ class BoostedResponse:
         group: (n_users + 1,) int64 rows of the table.
         off_click: (7,) P(f | no click); that of click is 0.
         past: what counts of the user's rows and behaviours add; ``None`` for nothing.
-        memories: (n_users, 8) counts at the end of the log; none seen without.
+        memories: (n_users, 9) their pasts at the end of the log; none seen without.
         watch: law of watch time, or ``None``.
         notes: provenance.
         table_error: root mean square difference of P(click) between table and trees over random (user, item) pairs.
@@ -67,7 +67,7 @@ class BoostedResponse:
         self.table, self.offsets, self.off_click = (x.detach().to(torch.float32).contiguous() for x in (table, offsets, off_click))
         self.group = group.to(torch.int64)
         self.past = past
-        nothing = self.offsets.new_zeros(len(offsets) - 1, self.memory_size)
+        nothing = self.offsets.new_zeros(len(offsets) - 1, 0) if past is None else past.nothing(len(offsets) - 1)
         self.memories = nothing if memories is None else memories.detach().to(torch.float32).contiguous()
         if self.memories.shape != nothing.shape:
             raise ContractError(
@@ -75,13 +75,13 @@ class BoostedResponse:
                 where="BoostedResponse",
                 mend="fit the simulator again",
             )
-        self._memory_rows = torch.cat([self.memories, nothing.new_zeros(1, self.memory_size)])
+        self._memory_rows = torch.cat([self.memories, nothing[:1]])
         self.watch, self.notes, self.table_error = watch, notes, table_error
 
     @property
     def memory_size(self) -> int:
-        """8 counts, or 0 where the past adds nothing."""
-        return 0 if self.past is None else COUNTS
+        """9 numbers of the past, or 0 where it adds nothing."""
+        return 0 if self.past is None else PAST
 
     @property
     def n_users(self) -> int:
@@ -131,7 +131,8 @@ class BoostedResponse:
         """The model with ``count`` more users: each has the features of one of the users, and no past."""
         like = torch.from_numpy(streams.integers(self.n_users, np.arange(count), 0, Purpose.USERS)).to(self.device)
         offsets, group = (torch.cat([x[:-1], x[:-1][like], x[-1:]]) for x in (self.offsets, self.group))
-        memories = torch.cat([self.memories, self.memories.new_zeros(count, self.memory_size)])
+        theirs = self.memories[like] if self.past is None else self.past.unseen(self.memories, like)
+        memories = torch.cat([self.memories, theirs])
         return BoostedResponse(
             self.table, offsets, group, self.off_click, self.past, memories, self.watch, self.notes, table_error=self.table_error
         )

@@ -14,7 +14,10 @@ from recrl.core.errors import ContractError
 
 F = len(BEHAVIOURS)
 COUNTS = F + 1
-"""Numbers that stand for a user's past: rows shown, then each behaviour among them."""
+"""Counts of a user's past: rows shown, then each behaviour among them."""
+
+PAST = COUNTS + 1
+"""Numbers that stand for a user's past: counts, and how many rows they may stand for."""
 
 PRIOR_ROWS = 20.0
 """Rows of the overall rate that a rate of a few rows is mixed with."""
@@ -29,8 +32,9 @@ class PastEffect:
 
         effect_f = sum_j table_j[bin of n, bin of r_j, f]          r_j = (c_j + 20 overall_j) / (n + 20)
 
-    A value lies in bin b when it is above b of the edges. Counts are all that is remembered; what a day showed counts as much as what
-    yesterday did.
+    A value lies in bin b when it is above b of the edges. Counts are all that is remembered, and a limit of n. In a log, n tells how
+    active a user is more than what rows do to it, and it would grow without end in a simulation: where n would pass the limit all counts
+    are scaled down to it, so that older rows fade. A log is read without one.
 
     Args:
         rows: (E,) rising edges of n.
@@ -55,21 +59,37 @@ class PastEffect:
         self._marks = torch.cat([torch.ones(256, 1), bits], dim=1).to(table.device)
 
     def nothing(self, users: int) -> Tensor:
-        """Counts of users who were shown nothing: ``(B, 8)``."""
-        return self.overall.new_zeros(users, COUNTS)
+        """The past of users who were shown nothing, without limit: ``(B, 9)``."""
+        past = self.overall.new_zeros(users, PAST)
+        past[:, COUNTS] = torch.inf
+        return past
 
-    def counted(self, counts: Tensor, feedback: Tensor) -> Tensor:
-        """Counts after a request: ``(B, 8)``, feedback bytes ``(B, C)`` -> ``(B, 8)``."""
+    def counted(self, past: Tensor, feedback: Tensor) -> Tensor:
+        """The past after a request: ``(B, 9)``, feedback bytes ``(B, C)`` -> ``(B, 9)``."""
         # sums of whole numbers: exact in any order
-        return counts + self._marks.index_select(0, feedback.reshape(-1).to(torch.int64)).view(*feedback.shape, COUNTS).sum(1)
+        new = self._marks.index_select(0, feedback.reshape(-1).to(torch.int64)).view(*feedback.shape, COUNTS).sum(1)
+        counts, limit = past[:, :COUNTS] + new, past[:, COUNTS:]
+        kept = torch.minimum(counts[:, :1], limit)
+        return torch.cat([kept, counts[:, 1:] * (kept / counts[:, :1].clamp_min(1.0)), limit], dim=1)
 
-    def logits(self, counts: Tensor) -> Tensor:
-        """Effect on the log-odds of click and, given a click, of the others: ``(B, 8)`` -> ``(B, 7)``."""
-        n = counts[:, :1]
-        rate = ((counts[:, 1:] + self._prior) / (n + PRIOR_ROWS)).t().contiguous()
+    def settled(self, past: Tensor) -> Tensor:
+        """The past of users at the end of a log, limited to the rows it had of them; without rows, to those of the mean user."""
+        rows = past[:, :1]
+        seen = rows > 0
+        mean = torch.round((rows * seen).sum() / seen.sum().clamp_min(1)).clamp_min(1.0)
+        return torch.cat([past[:, :COUNTS], torch.where(seen, rows, mean)], dim=1)
+
+    def unseen(self, past: Tensor, like: Tensor) -> Tensor:
+        """The past of users who were never logged: nothing, limited as that of the users ``like`` (m,) in ``past``: ``(m, 9)``."""
+        return torch.cat([past.new_zeros(len(like), COUNTS), past[like, COUNTS:]], dim=1)
+
+    def logits(self, past: Tensor) -> Tensor:
+        """Effect on the log-odds of click and, given a click, of the others: ``(B, 9)`` -> ``(B, 7)``."""
+        n = past[:, :1]
+        rate = ((past[:, 1:COUNTS] + self._prior) / (n + PRIOR_ROWS)).t().contiguous()
         across = self.rates.shape[1] + 1
         place = torch.searchsorted(self.rates, rate) + torch.bucketize(n[:, 0].contiguous(), self.rows) * across
-        out = torch.zeros(len(counts), F, device=counts.device)
+        out = torch.zeros(len(past), F, device=past.device)
         for j in range(F):
             # one after the other: a sum over a dimension may depend on the batch in its last bits
             out += self._flat.index_select(0, place[j] + j * (len(self.rows) + 1) * across)

@@ -15,7 +15,7 @@ from recrl.core.contracts import Progress
 from recrl.core.errors import ConfigError
 from recrl.core.streams import Purpose, Streams
 from recrl_datasets import Log
-from simulators.past import COUNTS, Ground
+from simulators.past import PAST, Ground
 from simulators.rates import rate_shifts
 from simulators.response import WIDTH, LatentResponse
 from simulators.response_fit import LoggedRows, fit_watch, mean_where_unseen
@@ -119,13 +119,15 @@ def fit_sequence(
         head_items[:, biases] = _HALF * head_items[:, biases] + ground.items
         users[:, biases] = ground.users
     zero = torch.zeros(F)
-    nobody = torch.zeros(log.n_users, config.memory + (0 if past is None else COUNTS))
+    nobody = torch.zeros(log.n_users, config.memory + (0 if past is None else PAST))
     raw = SequenceResponse(LatentResponse(users, head_items, zero, parts["loadings"], zero), *gates, nobody, read_out, past)
     logits, memories = replay(raw, log)
     intercepts, off_click = rate_shifts(logits[:, :F], *rows.targets(config.rates), rows.weight)
     vectors = (memories[:, : config.memory] @ read_out)[rows.user, : config.dim]
     notes = rows.notes(log, config.rates, factored, float((vectors * head_items[rows.item, : config.dim]).sum(1).std()))
     head = LatentResponse(users, head_items, intercepts, parts["loadings"], off_click, watch, notes)
+    if past is not None:
+        memories[:, config.memory :] = past.settled(memories[:, config.memory :])
     return SequenceResponse(head, *gates, memories, read_out, past)
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from recrl.core.behaviours import BEHAVIOURS
 from recrl.core.errors import ContractError
-from recrl.core.streams import Streams
-from simulators.past import COUNTS, PastEffect
+from recrl.core.streams import Purpose, Streams
+from simulators.past import PAST, PastEffect
 from simulators.response import TABLES, LatentResponse, reading_response, write_response
 
 F = len(BEHAVIOURS)
@@ -59,7 +60,7 @@ class SequenceResponse:
         item_gates: (n_items + 1, 3 H) what an item puts into the gates; the last row serves unknown items.
         feedback_gates: (256, 3 H) what a feedback byte puts into them.
         start: (H,) state of a user who has seen nothing.
-        memories: (n_users, H) state of each user at the end of the log, with a ``past`` its 8 counts behind it.
+        memories: (n_users, H) state of each user at the end of the log, with a ``past`` its 9 numbers behind it.
         read_out: (H, D + 8) from states to user rows.
         past: what counts of the user's rows and behaviours add to its biases; ``None`` for nothing.
 
@@ -85,7 +86,7 @@ class SequenceResponse:
             "item_gates": (head.n_items + 1, 3 * h),
             "feedback_gates": (256, 3 * h),
             "start": (h,),
-            "memories": (head.n_users, h + (COUNTS if past else 0)),
+            "memories": (head.n_users, h + (PAST if past else 0)),
             "read_out": (h, head.users.shape[1]),
         }
         given = dict(zip(_NAMES, (recurrent, recurrent_bias, item_gates, feedback_gates, start, memories, read_out), strict=True))
@@ -100,14 +101,14 @@ class SequenceResponse:
         as_float = [given[name].detach().to(head.device, torch.float32).contiguous() for name in _NAMES]
         self.recurrent, self.recurrent_bias, self.item_gates, self.feedback_gates, self.start, self.memories, self.read_out = as_float
         self.past = past
-        unknown = torch.nn.functional.pad(self.start, (0, self.memory_size - h)).unsqueeze(0)
-        self._memory_rows = torch.cat([self.memories, unknown])
+        nothing = [] if past is None else [past.nothing(1)]
+        self._memory_rows = torch.cat([self.memories, torch.cat([self.start.unsqueeze(0), *nothing], dim=1)])
         self.off_click, self.watch, self.notes = head.off_click, head.watch, head.notes
 
     @property
     def memory_size(self) -> int:
-        """``H``, and 8 counts where there is a ``past``: numbers that stand for what was."""
-        return int(self.recurrent.shape[0]) + (COUNTS if self.past else 0)
+        """``H``, and 9 numbers where there is a ``past``: they stand for what was."""
+        return int(self.recurrent.shape[0]) + (PAST if self.past else 0)
 
     @property
     def dim(self) -> int:
@@ -146,7 +147,7 @@ class SequenceResponse:
         item = torch.where((items >= 0) & (items < self.n_items), items, self.n_items).to(torch.int64)
         byte = feedback.to(torch.int64)
         state = _in_blocks(self._advanced, memory[:, : self.recurrent.shape[0]], item, byte)
-        return state if self.past is None else torch.cat([state, self.past.counted(memory[:, -COUNTS:], feedback)], dim=1)
+        return state if self.past is None else torch.cat([state, self.past.counted(memory[:, -PAST:], feedback)], dim=1)
 
     def _advanced(self, memory: Tensor, item: Tensor, byte: Tensor) -> Tensor:
         for k in range(item.shape[1]):
@@ -163,7 +164,7 @@ class SequenceResponse:
         """What memories add to user rows: ``(B, M)`` -> ``(B, D + 8)``."""
         rows = _in_blocks(lambda m: m @ self.read_out, memory[:, : self.recurrent.shape[0]])
         if self.past is not None:
-            rows[:, self.dim : self.dim + F] += self.past.logits(memory[:, -COUNTS:])
+            rows[:, self.dim : self.dim + F] += self.past.logits(memory[:, -PAST:])
         return rows
 
     def request_logits(self, user: Tensor, memory: Tensor, items: Tensor) -> Tensor:
@@ -177,7 +178,11 @@ class SequenceResponse:
     def with_unseen(self, count: int, streams: Streams) -> SequenceResponse:
         """The model with ``count`` more users, who have seen nothing; rows ``row_0u`` are drawn as those of a latent model."""
         tables = {name: getattr(self, name) for name in _NAMES}
-        tables["memories"] = torch.cat([self.memories, self._memory_rows[-1:].expand(count, -1)])
+        theirs = self._memory_rows[-1:].repeat(count, 1)
+        if self.past is not None:
+            like = torch.from_numpy(streams.integers(self.n_users, np.arange(count), 1, Purpose.USERS)).to(self.device)
+            theirs[:, -PAST:] = self.past.unseen(self.memories[:, -PAST:], like)
+        tables["memories"] = torch.cat([self.memories, theirs])
         return SequenceResponse(self.head.with_unseen(count, streams), **tables, past=self.past)
 
     def logits(self, users: Tensor, items: Tensor) -> Tensor:

@@ -198,15 +198,34 @@ def test_a_life_is_counted_and_a_users_bits_do_not_depend_on_the_batch(fitted):
     items, feedback = torch.from_numpy(rng.integers(0, ITEMS, (70, 6))), torch.from_numpy(rng.integers(0, 128, (70, 6), dtype=np.uint8))
     users = torch.arange(70) % (USERS + 1) - 1
     before = model.initial_memory(users)
+    before[:, -1] = np.inf
     bits = unpack(feedback.numpy()).sum(1)
     after = model.advance(before, items, feedback)
-    np.testing.assert_array_equal((after - before).numpy(), np.column_stack([np.full(70, 6), bits]))
+    np.testing.assert_array_equal((after - before)[:, :-1].numpy(), np.column_stack([np.full(70, 6), bits]))
     y, user = LoggedRows.of(log).happened.numpy(), log.column("user")
-    np.testing.assert_array_equal(model.memories[3].numpy(), [(user == 3).sum(), *y[user == 3].sum(0)])
+    mine = user == 3
+    np.testing.assert_array_equal(model.memories[3].numpy(), [mine.sum(), *y[mine].sum(0), mine.sum()])
     logits = model.request_logits(users, after, items)
     for part in (slice(0, 1), slice(3, 10), slice(20, 69)):
         assert torch.equal(model.advance(before[part], items[part], feedback[part]), after[part])
         assert torch.equal(model.request_logits(users[part], after[part], items[part]), logits[part])
+
+
+def test_older_rows_fade_where_a_user_was_shown_more_than_the_log_had_of_it(fitted):
+    log, _, _, model = fitted
+    past, n = model.past, np.bincount(log.column("user"), minlength=USERS)
+    assert model.memories[39, -1] == round(n[n > 0].mean()), "without rows: as many as the mean user had"
+    memory = model.initial_memory(torch.tensor([3, -1]))
+    clicks = torch.ones(2, 6, dtype=torch.uint8)
+    for _ in range(200):
+        memory = past.counted(memory, clicks)
+    assert memory[0, 0] == n[3]
+    assert memory[1, 0] == 1200, "nobody in the log: without limit"
+    assert memory[0, 1] == pytest.approx(n[3], rel=1e-3), "a share of clicks of 1, whatever it was"
+    once = past.counted(torch.tensor([[10.0, 4, 2, 0, 0, 0, 0, 0, 12]]), torch.tensor([[1, 0, 0, 3]], dtype=torch.uint8))
+    np.testing.assert_allclose(once[0].numpy(), [12, 6 * 12 / 14, 3 * 12 / 14, 0, 0, 0, 0, 0, 12], rtol=1e-6)
+    never = past.unseen(model.memories, torch.tensor([3, 39]))
+    np.testing.assert_array_equal(never.numpy(), [[0.0] * 8 + [n[3]], [0.0] * 8 + [model.memories[39, -1]]])
 
 
 # ---------------------------------------------------------------- as any other model
