@@ -27,7 +27,7 @@ from recrl.pipeline.policies import history_of
 from recrl.pipeline.setting import Setting
 from recrl.policies.items import ItemPolicy
 from recrl.replay.logged import LoggedBuffer
-from recrl_datasets import sessions
+from recrl_datasets import Log, sessions
 
 Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
@@ -74,7 +74,7 @@ class Scored:
 def estimate(
     setting: Setting,
     policies: Mapping[str, ItemPolicy],
-    behaviour: ItemPolicy,
+    behaviour: ItemPolicy | None,
     run: RunFolder,
     *,
     config: EstimateConfig | None = None,
@@ -83,19 +83,25 @@ def estimate(
 ) -> Evaluation:
     """Estimate each policy on the test rows, for each signal the log holds, and write ``estimates`` and ``estimates_weights``.
 
-    With draws also ``estimates_reliability`` (of the logging policy's propensities), ``estimates_overlap`` (by how often an item was shown
+    With draws also ``estimates_reliability`` (of estimated logging propensities), ``estimates_overlap`` (by how often an item was shown
     in training) and ``estimates_cohorts`` (users seen in training or not); see ``docs/off_policy.md``.
 
-    The logging propensities of these logs are unknown; ``behaviour`` stands in for them, an estimate fitted on training rows whose
-    temperature is then fitted to validation rows (:func:`calibrated`). Its error is not part of the intervals: read the verdicts.
+    Without ``behaviour`` the log's column ``propensity`` is read (:func:`states_propensities`). Most logs have none; then ``behaviour``
+    stands in for the logging policy, an estimate fitted on training rows whose temperature is then fitted to validation rows
+    (:func:`calibrated`). Its error is not part of the intervals: read the verdicts.
     """
     asked = config or EstimateConfig()
-    buffer = setting.buffer("item", device, history=max(map(history_of, (behaviour, *policies.values()))))
+    known = [policy for policy in (behaviour, *policies.values()) if policy is not None]
+    buffer = setting.buffer("item", device, history=max(map(history_of, known)))
     rows = buffer.rows_of(setting.split.test, with_next=False)
     user = buffer.user[rows].cpu().numpy().astype(np.int64)
-    behaviour = calibrated(behaviour, buffer, buffer.rows_of(setting.split.valid, with_next=False))
     test, cut = setting.split.test, sessions(setting.split.test, setting.session_rule)
-    logged = scored(behaviour, buffer, rows, asked.draws, asked.seed, None)
+    if behaviour is None:
+        nothing = np.empty((user.size, 0))
+        logged = Scored(np.log(test.column("propensity").astype(np.float64)), nothing.astype(np.int64), nothing)
+    else:
+        behaviour = calibrated(behaviour, buffer, buffer.rows_of(setting.split.valid, with_next=False))
+        logged = scored(behaviour, buffer, rows, asked.draws, asked.seed, None)
     trajectory = cut.requests.through(cut.rows) if any("trajectory" in needs(name) for name in asked.estimators) else None
     features = _Features(setting, test.column("user"), test.column("item"), trajectory) if _predicts(asked.estimators) else None
     signals = [name for name in (*BEHAVIOURS, "watch_seconds", "rating") if setting.log.has(name)]
@@ -123,6 +129,15 @@ def estimate(
     if tables is not None:
         tables.write()
     return combined
+
+
+def states_propensities(log: Log) -> bool:
+    """Whether a log states with which probability each item was chosen out of the whole catalogue.
+
+    Not so where requests drew candidates (``candidate_set_id``): policies are estimated over the catalogue, and a probability within a
+    pool is another one.
+    """
+    return log.has("propensity") and not log.has("candidate_set_id")
 
 
 def _told(progress: Progress, before: int, of: int, name: str, share: float) -> None:
@@ -224,7 +239,8 @@ class _Tables:
         self.cohorts += [{"policy": name, **row} for row in by_cohort(feedback, self.known).to_pylist()]
 
     def write(self) -> None:
-        self.run.write_table("estimates_reliability", reliability(self.logged.log_prob, self.logged.drawn_log_prob, self.user))
+        if self.logged.drawn_log_prob.size:
+            self.run.write_table("estimates_reliability", reliability(self.logged.log_prob, self.logged.drawn_log_prob, self.user))
         self.run.write_table("estimates_overlap", pa.Table.from_pylist(self.overlap))
         self.run.write_table("estimates_cohorts", pa.Table.from_pylist(self.cohorts))
 

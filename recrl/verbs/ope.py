@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -16,7 +16,7 @@ from recrl.core.errors import ConfigError
 from recrl.core.runs import RunFolder
 from recrl.core.torch.devices import resolve_device
 from recrl.pipeline.data import DataOptions, load_store
-from recrl.pipeline.estimate import EstimateConfig, estimate
+from recrl.pipeline.estimate import EstimateConfig, estimate, states_propensities
 from recrl.pipeline.learn import LearnConfig, learn
 from recrl.pipeline.policies import BASELINES, fingerprint, named_policies, over_items
 from recrl.pipeline.setting import Setting
@@ -35,6 +35,8 @@ class OpeOptions:
         level: nominal coverage of the intervals.
         draws: items drawn from each policy a row, for predictions, overlap and reliability; 0 leaves all of them out.
         retention_days: also estimate the share of users back within so many days, with censoring accounted for.
+        propensities: `logged` are those of the log's column, `estimated` those of a clone of the logging policy; `auto` reads the column
+            where there is one and its probabilities are over the whole catalogue.
         behaviour_steps: training steps of the estimated logging policy.
         seed: of the estimated logging policy.
         device: `auto`, `cpu` or `cuda`.
@@ -48,6 +50,7 @@ class OpeOptions:
     level: float = 0.95
     draws: int = 8
     retention_days: tuple[int, ...] = ()
+    propensities: Literal["auto", "logged", "estimated"] = "auto"
     behaviour_steps: int = 1_500
     seed: int = 0
     device: str = "cpu"
@@ -69,6 +72,11 @@ def ope(options: OpeOptions, talk: Talk) -> None:
     if options.draws < 0 or any(day < 1 for day in options.retention_days):
         found = f"draws={options.draws}, retention_days={list(options.retention_days)}"
         raise ConfigError(found, where="recrl ope", mend="draws count from 0, days from 1")
+    stated = states_propensities(setting.log)
+    if options.propensities == "logged" and not stated:
+        why = "its propensities are within pools of candidates" if setting.log.has("propensity") else "it has no column `propensity`"
+        raise ConfigError(f"{store.name}: {why}", where="--propensities", mend="give `estimated`")
+    logged = stated and options.propensities != "estimated"
     config = EstimateConfig(options.estimators, options.level, options.draws, options.retention_days, options.seed)
     asked = {
         **options.data.asked(store),
@@ -77,7 +85,7 @@ def ope(options: OpeOptions, talk: Talk) -> None:
         "level": options.level,
         "draws": options.draws,
         "retention_days": list(options.retention_days),
-        "behaviour_steps": options.behaviour_steps,
+        "behaviour_steps": None if logged else options.behaviour_steps,
     }
     run = RunFolder.create(
         options.runs / (options.run or f"ope-{options.source.name}"),
@@ -90,7 +98,9 @@ def ope(options: OpeOptions, talk: Talk) -> None:
     with run.running():
         cloned = LearnConfig("bc", "item", OfflineConfig(steps=options.behaviour_steps), label="logging-policy")
         stage = stages_of(run, talk)
-        behaviour = learn(setting, cloned, run, seed=options.seed, device=device, progress=stage("logging policy", 0.0, 0.5))
+        behaviour = None
+        if not logged:
+            behaviour = learn(setting, cloned, run, seed=options.seed, device=device, progress=stage("logging policy", 0.0, 0.5))
         result = estimate(
             setting,
             policies,
@@ -98,24 +108,26 @@ def ope(options: OpeOptions, talk: Talk) -> None:
             run,
             config=config,
             device=device,
-            progress=stage("estimate", 0.5, 1.0),
+            progress=stage("estimate", 0.0 if logged else 0.5, 1.0),
         )
     talk.close()
     print_estimates(result.estimates.to_pylist(), talk, options.data.signal)
     unseen = unseen_rows(setting)
+    talk.say(f"propensities: {'the log states them' if logged else 'of an estimated logging policy'}")
     talk.say(f"of {unseen['rows']} test rows, {unseen['user_rows']} are of unseen users and {unseen['item_rows']} of unseen items")
     told: dict[str, Any] = {
         "run": str(run.path),
         "known_test_share": setting.known_test_share,
         "unseen": unseen,
+        "propensities": "logged" if logged else "estimated",
         "estimates": result.estimates.to_pylist(),
     }
     if options.draws:
-        for name in ("reliability", "overlap", "cohorts"):
+        for name in ("overlap", "cohorts") if logged else ("reliability", "overlap", "cohorts"):
             told[name] = pq.read_table(run.path / "artifacts" / f"estimates_{name}.parquet").to_pylist()
         holes = [f"{row['policy']}: {BANDS[row['group']]}" for row in told["overlap"] if row["hole"]]
         talk.say("overlap holes: " + ("; ".join(holes) or "none"))
-        off = [row for row in told["reliability"] if abs(row["ratio"] - 1) > max(0.5, 3 * row["error"])]
+        off = [row for row in told.get("reliability", []) if abs(row["ratio"] - 1) > max(0.5, 3 * row["error"])]
         if off:
             talk.warn(f"the logging policy's propensities are off by more than half in {len(off)} of {len(told['reliability'])} bins")
     talk.say(f"run: {run.path}")

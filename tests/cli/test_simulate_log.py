@@ -29,7 +29,7 @@ from recrl.policies.encoders import EncoderConfig
 from recrl.policies.items import ItemPolicy, QueryScores, TableScores, item_spec, random_policy
 from recrl.policies.vector import ActorConfig, VectorPolicy
 from recrl.replay.logged import LoggedBuffer
-from recrl_datasets import append, open_store, sessions
+from recrl_datasets import append, open_store, sessions, split_by_time
 from simulators.drift import DriftConfig
 from simulators.fit import FitConfig, FittedWorld, fit_world
 from simulators.logging import START_MS, log_rows
@@ -272,7 +272,15 @@ def test_from_the_shell(asked, simulator, tmp_path, capsys):
     assert again == found
     where = ["--data", "simulated-small-popularity-seed0", "--stores", str(stores)]
     assert call(capsys, "data", "describe", *where[1:])["data_summary"][0]["rows"] == found["rows"]
-    assert call(capsys, "ope", "random", *where, "--vector-size", "8")["estimates"]
+    told = call(capsys, "ope", "random", *where, "--vector-size", "8")
+    assert (told["propensities"], "reliability" in told) == ("logged", False)
+    log = open_store(stores / "simulated-small-popularity-seed0").log()
+    test = split_by_time(log).test
+    (ips,) = (r for r in told["estimates"] if (r["policy"], r["signal"], r["estimator"]) == ("random", "click", "ips"))
+    assert ips["value"] == pytest.approx(np.mean(test.column("click") / log.n_items / test.column("propensity")), rel=1e-4)
+    ask = ("ope", "random", *where, "--vector-size", "8", "--run", "asked-again", "--behaviour-steps", "2")
+    assert call(capsys, *ask, "--propensities", "estimated")["propensities"] == "estimated"
+    assert "no column `propensity`" in call(capsys, "ope", "random", *words[:-6], "--propensities", "logged", status=2)["error"]["what"]
 
 
 @pytest.mark.parametrize(
