@@ -205,13 +205,21 @@ def simulator_power(count: int, seed: int, target: float = 0.8, days: int = 5) -
     twins = experiment(40_000, 0, paired=True)
     pilot = experiment(4_000, 1, paired=False)
     error = float(np.sqrt(target * (1 - target) / count))
-    found: dict[str, Any] = {"days": days, "experiments": count, "planned": target}
-    for name in ("requests", "watch_seconds", "click_rate"):
+    planned: dict[str, tuple[Any, float, int]] = {}
+    for name in ("requests", "click_rate"):
         truth = twins.effect(name, "new")
         # of two like arms: what one user deviates by, as the delta method sees it
         deviation = float(pilot.effect(name, "new").standard_error * np.sqrt(pilot.user_metrics["new"].users / 2))
-        users = users_needed(abs(truth.effect), deviation, LEVEL, target)
-        hits = sum(experiment(2 * users, 2 + k, paired=False).effect(name, "new").p_value < 1 - LEVEL for k in range(count))
+        planned[name] = truth, deviation, users_needed(abs(truth.effect), deviation, LEVEL, target)
+    # users live alone: one large experiment is as many small ones, each of users with neighbouring numbers
+    largest = max(users for _, _, users in planned.values())
+    everybody = experiment(2 * largest * count, 2, paired=False).user_metrics
+    found: dict[str, Any] = {"days": days, "experiments": count, "planned": target}
+    for name, (truth, deviation, users) in planned.items():
+        design, hits = Design(users=2 * users, days=days, paired=False), 0
+        for k in range(count):
+            arms = {arm: part_of(all_of, all_of.uid // world.n_users // (2 * users) == k) for arm, all_of in everybody.items()}
+            hits += Comparison(design, arms).effect(name, "new").p_value < 1 - LEVEL
         found[name] = {
             "effect": truth.effect,
             "effect_error": truth.standard_error,

@@ -442,7 +442,7 @@ def test_reliability_bins_hold_all_rows_from_the_least_to_the_most_likely(fitted
 
 
 @pytest.mark.parametrize(
-    ("model", "known", "memory"), [("sequence", False, 16), ("boosted", False, 8), ("latent", True, 0), ("sequence", True, 24)]
+    ("model", "known", "memory"), [("sequence", False, 16), ("boosted", False, 9), ("latent", True, 0), ("sequence", True, 25)]
 )
 def test_models_fit_save_and_live(model, known, memory, tmp_path):
     log, rng = make_log(users=40), np.random.default_rng(0)
