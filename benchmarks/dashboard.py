@@ -34,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import polars as pl
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page, TimeoutError, sync_playwright
 
 import recrl_datasets as rd
 from dashboards import queries, timeline
@@ -167,9 +167,15 @@ def change(page: Page, pid: int, name: str) -> dict[str, float] | None:
     control = PAGES[name][2]
     if control is None:
         return None
-    page.get_by_role("combobox", name=control[0]).first.click()
     option = page.get_by_role("option", name=control[1], exact=True)
-    option.wait_for()
+    # a list that opens while the page still moves below it is closed again
+    for _ in range(10):
+        page.get_by_role("combobox", name=control[0]).first.click()
+        try:
+            option.wait_for(timeout=2_000)
+            break
+        except TimeoutError:
+            continue
     used, start = server_seconds(pid), time.perf_counter()
     option.click()
     # the server has told the page that it runs, and that it is done

@@ -175,3 +175,11 @@ def summarise(finals: Sequence[Mapping[str, float]], level: float = 0.95) -> lis
             half = float(t.ppf(0.5 + level / 2, count - 1)) * spread / math.sqrt(count)
         rows.append({"metric": name, "mean": mean, "lower": mean - half, "upper": mean + half, "level": level, "seeds": count})
     return rows
+
+
+def cores() -> int:
+    """Cores this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS
+        return os.cpu_count() or 1

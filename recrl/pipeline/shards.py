@@ -14,7 +14,7 @@ import torch
 from recrl.core.contracts import Progress
 from recrl.core.errors import ConfigError, MissingDependencyError, RecrlError
 from recrl.core.files import sweep
-from recrl.pipeline.seeds import over_seeds
+from recrl.pipeline.seeds import cores, over_seeds
 from simulators.ab.experiment import Experiment
 from simulators.ab.parts import Piece, pieces_left, read_parts, write_part
 from simulators.ab.users import UserMetrics
@@ -45,7 +45,7 @@ class EngineOptions:
 
     def workers(self, users: int) -> int:
         """How many workers share so many users."""
-        return self.shards or (1 if users < _ALONE else _cores())
+        return self.shards or (1 if users < _ALONE else cores())
 
 
 def simulate_in_shards(
@@ -165,10 +165,3 @@ def _ray() -> Any:
         raise MissingDependencyError(
             "Ray is not installed", where="--engine ray", mend="pip install 'recrl[ray]', or choose --engine process"
         ) from None
-
-
-def _cores() -> int:
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # macOS
-        return os.cpu_count() or 1

@@ -95,7 +95,8 @@ def prefer(options: PreferOptions, talk: Talk) -> int:
     talk.close()
     skipped = labelling.answered - len(given)
     talk.say(f"{len(given)} labelled, {skipped} skipped, {left} left: {run.artifact(PREFERENCES)}")
-    talk.say(f"learn from them: recrl prefer train {run.path}")
+    data = "" if options.simulated else f" --data {options.data.data}"
+    talk.say(f"learn from them: recrl prefer train {run.path}{data}")
     talk.result({"run": str(run.path), "pairs": len(labelling.pairs), "labelled": len(given), "skipped": skipped, "left": left, **counts})
     return 0
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from recrl.console import Talk
 from recrl.core.contracts import Progress
 from recrl.core.errors import ConfigError
 from recrl.core.torch.devices import resolve_device
-from recrl.pipeline.seeds import SeedResult, over_seeds, summarise
+from recrl.pipeline.seeds import SeedResult, cores, over_seeds, summarise
 from recrl.training.tensorboard import check_tensorboard
 
 
@@ -65,7 +64,7 @@ def over_all_seeds(work: Callable[[Any, Progress], dict[str, Any]], options: Any
     how: RunOptions = options.how
     each = {seed: replace(options, how=how.of_seed(seed)) for seed in range(how.seed, how.seed + how.seeds)}
     reporters = {seed: talk.progress(f"seed {seed}") for seed in each}
-    results = over_seeds(work, each, how.jobs or _cores(), lambda seed, done, text: reporters[seed](done, text))
+    results = over_seeds(work, each, how.jobs or cores(), lambda seed, done, text: reporters[seed](done, text))
     talk.close()
     done = [result for result in results if result.state == "done"]
     summary = summarise([result.result["final"] for result in done])
@@ -92,10 +91,3 @@ def over_all_seeds(work: Callable[[Any, Progress], dict[str, Any]], options: Any
 def _told(result: SeedResult) -> dict[str, Any]:
     told = {"seed": result.seed, "state": result.state, **result.result}
     return told if result.state == "done" else {**told, "error": dict(result.error)}
-
-
-def _cores() -> int:
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # macOS
-        return os.cpu_count() or 1
