@@ -27,14 +27,18 @@ from typing import Any
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import torch
+from simulator import sequence_model  # benchmarks/simulator.py, beside this script
 
 from recrl.pipeline.shards import EngineOptions, simulate_in_shards
 from recrl.policies.encoders import EncoderConfig
 from recrl.policies.vector import ActorConfig, VectorPolicy
 from simulators.ab import Design, Experiment
 from simulators.ab.parts import pieces_there
+from simulators.boosted_response import BoostedResponse
 from simulators.config import WorldConfig
 from simulators.leave import LeaveLaw
+from simulators.past import PastEffect
+from simulators.response import WIDTH
 from simulators.retention import RetentionLaw
 from simulators.satisfaction import Satisfaction
 from simulators.toy import toy_response
@@ -43,10 +47,30 @@ from simulators.world import RetentionWorld, mean_satisfaction
 USERS, ITEMS, DIM = 27_000, 7_583, 32
 
 
+def boosted_model() -> BoostedResponse:
+    """Random tables: what a step costs does not depend on them."""
+    generator, latent = torch.Generator().manual_seed(0), toy_response(1, 1, DIM)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator) * 0.5 - 0.5
+
+    groups, edges = 64, torch.arange(63)
+    past = PastEffect(edges + 0.5, (edges / 64).expand(7, -1), torch.full((7,), 0.1), draw(7, 64, 64, 7) / 7)
+    table, offsets = draw(groups, ITEMS + 1, WIDTH), draw(USERS + 1, WIDTH)
+    return BoostedResponse(table, offsets, torch.arange(USERS + 1) % groups, latent.off_click, past, watch=latent.watch)
+
+
+MODELS = {
+    "latent": lambda: toy_response(USERS, ITEMS, DIM),
+    "sequence": lambda: sequence_model(USERS, ITEMS),
+    "boosted": boosted_model,
+}
+
+
 def experiment(options: argparse.Namespace) -> Experiment:
     """Two small networks that weigh predicted behaviours, on the same users."""
     config = WorldConfig(truth=False, scenario="strong", horizon_days=options.days, pool_size=options.pool)
-    response = toy_response(USERS, ITEMS, DIM)
+    response = MODELS[options.model]()
     # a user's own baseline over 256 items tells it well enough
     baseline = mean_satisfaction(response, Satisfaction(), torch.arange(0, ITEMS, ITEMS // 256))
     world = RetentionWorld(config, response, LeaveLaw.synthetic(options.depth), RetentionLaw.published(), baseline=baseline)
@@ -75,6 +99,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     ours = resource.getrusage(resource.RUSAGE_SELF)
     core = sum(usage.ru_utime + usage.ru_stime for usage in (children, ours))
     return {
+        "model": options.model,
         "users": options.users,
         "days": options.days,
         "shards": options.shards,
@@ -112,6 +137,7 @@ def tell(done: float, text: str) -> None:
 def main() -> None:
     """Run and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=tuple(MODELS), default="latent")
     parser.add_argument("--users", type=int, default=100_000)
     parser.add_argument("--days", type=int, default=30)
     parser.add_argument("--pool", type=int, default=200)
