@@ -258,7 +258,7 @@ def main() -> None:
         root = make_root(folder.absolute(), int(1_440_000 * share), max(int(200 * share), 5), int(5_000_000 * share))
         assert len(queries.list_runs(root)) == max(int(200 * share), 5)
         load = os.getloadavg()[0]
-        found = {"load": load, "reads": in_process(folder.absolute())}
+        found: dict[str, Any] = {"load": load, "reads": in_process(folder.absolute())}
         if not options.no_browser:
             found["pages"] = in_browser(folder.absolute())
     if options.json:

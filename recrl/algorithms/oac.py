@@ -38,7 +38,7 @@ class OACConfig(TD3Config):
     Attributes:
         beta: weight of the critics' disagreement; the authors' value.
         delta: bound of the KL divergence from the unshifted Gaussian; the authors' value for their largest task is 23.53, a shift of 6.9
-        spreads.
+            spreads.
     """
 
     beta: float = 4.66

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from recrl.reproductions.study import Asked, Cell, Done, Report, Rounds
 from recrl.reproductions.tscac_kuairand import constants, events, kuairand_rows
 from recrl.reproductions.tscac_report import report
 from recrl.reproductions.tscac_rows import SIGNALS, Rows, Trained, chosen, picked
+from recrl.reproductions.tscac_supervised import SUPERVISED, click_scores
 
 TEMPERATURES = (0.1, 0.3, 1.0, 3.0)
 LARGE = 1e6  # a multiplier that leaves stage one alone: the geometric mean of its policies
@@ -29,14 +31,14 @@ APART = {"imitation": 0.2, "ratio_clip": 100.0}
 
 PRIMARY: dict[str, tuple[str, tuple[dict[str, Any], ...]]] = {
     "bc": ("bc", tuple({"learning_rate": x} for x in (3e-4, 1e-3, 3e-3, 1e-2))),
-    "tscac": ("tscac", tuple({"multipliers": (x,), **APART} for x in (0.03, 0.1, 0.3, 1.0))),
-    "rcpo multi-critic": ("rcpo", tuple({"critics": "separate", "multipliers": (x,)} for x in (0.0, 3.0, 10.0, 30.0))),
-    "joint critic": ("joint_critic", tuple({"weights": (5.0,), "imitation": x} for x in (0.003, 0.03, 0.3, 1.0))),
+    "tscac": ("tscac", tuple({"multipliers": (x,), **APART} for x in (0.4, 0.8, 0.2, 1.6))),
+    "rcpo multi-critic": ("rcpo", tuple({"critics": "separate", "multipliers": (x,)} for x in (4.0, 8.0, 2.0, 16.0))),
+    "joint critic": ("joint_critic", tuple({"weights": (5.0,), "imitation": x} for x in (0.03, 0.3, 0.003, 1.0))),
 }
 SECONDARY: dict[str, tuple[str, tuple[dict[str, Any], ...]]] = {
-    "rcpo": ("rcpo", tuple({"multipliers": (x,)} for x in (0.0, 3.0, 10.0, 30.0))),
+    "rcpo": ("rcpo", tuple({"multipliers": (x,)} for x in (4.0, 8.0, 2.0, 16.0))),
     "pareto": ("pareto", tuple({"imitation": x} for x in (0.003, 0.03, 0.3, 1.0))),
-    "stage one alone": ("tscac", tuple({"multipliers": (LARGE,), "ratio_clip": 100.0, "imitation": x} for x in (0.01, 0.1, 0.3, 1.0))),
+    "stage one alone": ("tscac", ({"multipliers": (LARGE,), **APART},)),
 }
 QUERIES = ("tscac_ddpg", "ddpg", "sac", "awac", "cql", "iql", "bcq")
 """Learners of vectors: the action is matched with item vectors."""
@@ -67,7 +69,7 @@ class Budget:
     data: str = "ml-100k"
 
 
-QUICK = Budget(updates=200, options=2, clone_updates=200, users=500, judging_users=200)
+QUICK = Budget(updates=120, options=2, clone_updates=120, users=400, judging_users=150)
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ class TSCACStudy:
         out = [Cell(part, name, seed) for part in self.parts for seed in seeds for name in ("logged", *PRIMARY)]
         for seed in more:
             out += [Cell(part, name, seed, False) for part in self.parts for name in SECONDARY]
-            out += [Cell(part, name, seed, False) for part in self.parts if part == "kuairand" for name in QUERIES]
+            out += [Cell(part, name, seed, False) for part in self.parts if part == "kuairand" for name in (*QUERIES, *_supervised())]
         return out
 
     def bench(self, part: str, seed: int, folder: Path) -> Rounds:
@@ -108,6 +110,11 @@ def study(asked: Asked) -> TSCACStudy:
     """The study as it is asked for: KuaiRand rows where their folder is given."""
     parts = ("simulator", "kuairand") if asked.root is not None else ("simulator",)
     return TSCACStudy(asked, QUICK if asked.quick else Budget(), parts)
+
+
+def _supervised() -> Sequence[str]:
+    """RecBole's models, where it is installed."""
+    return tuple(SUPERVISED) if find_spec("recbole") else ()
 
 
 def _tried(rows: Rows, cell: Cell, budget: Budget) -> Iterator[Trained]:
@@ -138,11 +145,22 @@ class _Kuairand:
         rows = self._rows
         if cell.method == "logged":
             return {"test": rows.logged["test"], "events": events(rows), "rows": rows.counts, "constants": constants(rows)}
-        tried = list(_tried(rows, cell, self._budget))
-        best, seen = _choice(rows, cell, [rows.law(one.policy, "validation") for one in tried])
-        options = [{"option": dict(one.option), "validation": value} for one, value in zip(tried, seen, strict=True)]
-        test = rows.judged(rows.law(tried[best].policy, "test"), "test")
-        return {"chosen": best, "tried": options, "metrics": dict(tried[best].metrics), "test": test}
+        tried = list(self._tried(cell))
+        best, seen = _choice(rows, cell, [laws["validation"] for _, _, laws in tried])
+        options = [{"option": dict(option), "validation": value} for (option, _, _), value in zip(tried, seen, strict=True)]
+        _, metrics, laws = tried[best]
+        return {"chosen": best, "tried": options, "metrics": dict(metrics), "test": rows.judged(laws["test"], "test")}
+
+    def _tried(self, cell: Cell) -> Iterator[tuple[Mapping[str, Any], Mapping[str, float], dict[str, torch.Tensor]]]:
+        """Each option with its metrics and its laws over the rows of the parts."""
+        rows, budget = self._rows, self._budget
+        if cell.method in SUPERVISED:
+            scores = click_scores(cell.method, rows, budget.updates, cell.seed)
+            for x in TEMPERATURES[: budget.options]:
+                yield {"temperature": x}, {}, {name: torch.log_softmax(score / x, 1) for name, score in scores.items()}
+            return
+        for one in _tried(rows, cell, budget):
+            yield one.option, one.metrics, {name: rows.law(one.policy, name) for name in rows.parts}
 
 
 class _Simulated:

@@ -90,7 +90,8 @@ class Rows:
         self.task = Task(item_spec(log.n_items), self.objective, self.vectors, torch.log1p(as_tensor(counts).float()))
         self.parts = {name: self._part(view) for name, view in (("validation", valid), ("test", test))}
         self.counts = {"train": train.n_rows, "validation": valid.n_rows, "test": test.n_rows}
-        self._rows = {whole: self.buffer.rows_of(train, with_next=not whole) for whole in (False, True)}
+        self.train_rows = self.buffer.rows_of(train, with_next=False)
+        self._followed = self.buffer.rows_of(train)
         if kept is None or not kept.is_file():
             made = {**self._clone(updates), **self._predictions(updates)}
             if kept is not None:
@@ -107,7 +108,7 @@ class Rows:
     def _clone(self, updates: int) -> dict[str, Tensor]:
         kind = REGISTRY["bc"]
         clone, best, made = kind(kind.config_type(actor=ACTOR), self.task, 99), -np.inf, {}
-        sampler = UniformSampler(self.buffer, self._rows[True], 99)
+        sampler = UniformSampler(self.buffer, self.train_rows, 99)
         for k in range(updates):
             clone.update(sampler.sample(BATCH, k))
             if (k + 1) % max(1, updates // 10) == 0:
@@ -122,8 +123,8 @@ class Rows:
         encoder, items = build_encoder(ACTOR.encoder, self.vectors), self.log.n_items
         net = mlp([encoder.width, 64, items * len(SIGNALS)])
         initialise(net, 98)
-        optimiser, sampler = torch.optim.AdamW(net.parameters(), 1e-3, weight_decay=0.1), UniformSampler(self.buffer, self._rows[True], 98)
-        scale = self.buffer.reward[self._rows[True]].std(0).clamp_min(1e-6)
+        optimiser, sampler = torch.optim.AdamW(net.parameters(), 1e-3, weight_decay=0.1), UniformSampler(self.buffer, self.train_rows, 98)
+        scale = self.buffer.reward[self.train_rows].std(0).clamp_min(1e-6)
 
         def predicted(observation: Observation) -> Tensor:
             out: Tensor = net(encoder(observation)).view(-1, items, len(SIGNALS))
@@ -164,9 +165,9 @@ class Rows:
         return out
 
     def trained(self, learner: str, options: Sequence[Options], updates: int, seed: int) -> Iterator[Trained]:
-        """Each option of a learner, trained alike; the stage that options do not touch is trained once and shared."""
+        """Each option of a learner, trained alike; the first stage, which options must leave as it is, is trained once and shared."""
         kind = REGISTRY[learner]
-        sampler = UniformSampler(self.buffer, self._rows[learner == "bc"], seed)
+        sampler = UniformSampler(self.buffer, self.train_rows if learner == "bc" else self._followed, seed)
         two_stages = "stage_one_updates" in kind.config_type.__dataclass_fields__
         half = updates // 2 if two_stages else 0
         shared: dict[str, Any] = {}
@@ -196,7 +197,7 @@ class Rows:
         spec = ActionSpec("embedding", (self.vectors.shape[1],))
         more = {"stage_one_updates": updates // 2} if two_stages else {}
         one: Learner = kind(kind.config_type(actor=ACTOR, **more), replace(self.task, action_spec=spec, objective=objective), seed)
-        sampler = UniformSampler(buffer, self._rows[False], seed)
+        sampler = UniformSampler(buffer, self._followed, seed)
         metrics: Mapping[str, Any] = {}
         for k in range(updates):
             metrics = one.update(sampler.sample(BATCH, k)).metrics

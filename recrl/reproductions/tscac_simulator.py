@@ -1,9 +1,9 @@
 """The simulated platform of the TSCAC study: a known logging policy, its log, and the truth about any other.
 
 Tastes and rates are those of the simulator fitted to ml-100k, over the 150 items rated most. A log of ratings tells no watch time: its law
-is stated. Items differ in length (the bias of log watch time is normal with spread 0.5, apart from taste), so what is watched longest is
-not what is liked best. The logging policy shows items by their mean predicted click, drawn from a softmax: it does well on what is
-protected and covers every item.
+is stated. Items differ in length, and longer ones are clicked less (log watch time has an item bias of spread 0.7, correlated -0.8 with
+that of clicks): what is watched longest is not what is clicked and liked, and a policy must choose. The logging policy shows items by their
+mean predicted click, drawn from a softmax: it does well on what is protected and covers every item.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ from simulators.satisfaction import Satisfaction
 from simulators.toy import toy_response
 from simulators.world import RetentionWorld
 
-ITEMS, DISCOUNT, LENGTH_SPREAD = 150, 0.9, 0.5
+ITEMS, DISCOUNT = 150, 0.9
+LENGTH_SPREAD, LENGTH_BY_CLICK = 0.7, -0.8  # of log watch time by item: its spread, and its correlation with the item's click bias
 WATCH = WatchLaw(mean=(0.7, 2.0, 3.0, 3.3), spread=(0.5, 0.6, 0.5, 0.5))
 OBJECTIVE = Objective(Signal("watch_seconds", 1.0, DISCOUNT, DISCOUNT)).protecting(PROTECTED, DISCOUNT)
 _FRESH = 1_000_000
@@ -59,8 +60,10 @@ def world(data: str, stores: Path, kept: Path, days: int) -> RetentionWorld:
 def of_lengths(response: LatentResponse, items: Any) -> LatentResponse:
     """The response to some of its items, each of a length of its own."""
     table = response.items[torch.as_tensor([*items, response.n_items])].clone()
-    lengths = Streams(0).normal(np.asarray(items), 0, Purpose.INITIALISATION)
-    table[:-1, -1] = LENGTH_SPREAD * torch.from_numpy(np.asarray(lengths, dtype=np.float32)).reshape(-1)
+    drawn = torch.from_numpy(np.asarray(Streams(0).normal(np.asarray(items), 0, Purpose.INITIALISATION), dtype=np.float32)).reshape(-1)
+    click = table[:-1, response.dim]
+    liked = (click - click.mean()) / click.std()
+    table[:-1, -1] = LENGTH_SPREAD * (LENGTH_BY_CLICK * liked + (1.0 - LENGTH_BY_CLICK**2) ** 0.5 * drawn)
     return LatentResponse(response.users, table, response.intercepts, response.loadings, response.off_click, WATCH, response.notes)
 
 
@@ -75,7 +78,7 @@ def _fitted(data: str, stores: Path, kept: Path) -> FittedWorld:
 
 def logging_policy(of: RetentionWorld) -> ItemPolicy:
     """Items by their mean log-odds of a click, in standard deviations."""
-    click = of.response.logits(torch.arange(of.n_users), torch.arange(of.n_items).expand(of.n_users, -1))[..., 0].mean(0)
+    click = of.response.scores(torch.arange(of.n_users), torch.arange(of.n_items).expand(of.n_users, -1))[..., 0].logit().mean(0)
     return ItemPolicy(TableScores((click - click.mean()) / click.std()), item_spec(of.n_items))
 
 

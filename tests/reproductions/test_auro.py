@@ -75,6 +75,8 @@ def test_the_verdict_comes_out_as_the_numbers_do(auro, td3, answer):
     assert lines[0].startswith(answer)
     assert "below the oracle" in lines[4]
     assert "above random weights" in lines[5]
+    # the planted days of learning have the planted levels too
+    assert [line.split()[5] for line in lines[6:9]] == [line.split()[2] for line in lines[1:4]]
 
 
 def test_differences_have_student_intervals_paired_by_seed():

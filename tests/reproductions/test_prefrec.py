@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 
 from recrl.core.runs import RunFolder
@@ -102,7 +103,10 @@ def test_the_verdict_follows_the_numbers(gain: float, said: str, answer: str) ->
 
 def test_one_seed_gives_directions_and_no_verdict() -> None:
     done = planted(2.0, seeds=1)
-    assert "no verdict" in findings(done).verdict[0]
+    report = findings(done)
+    assert "no verdict" in report.verdict[0]
+    assert not any("better than" in line or "told apart" in line for line in report.verdict)
+    assert report.tables["policies"]["depth_low"].dtype == pl.Float64
     answers = met(done)
     assert {answers[name] for name in ("13a against cloning", "15 explicit reward", "16 without value", "17b labels swapped")} == {"open"}
 

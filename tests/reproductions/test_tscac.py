@@ -12,7 +12,7 @@ from recrl.reproductions.tscac import PRIMARY, Budget, TSCACStudy, study
 from recrl.reproductions.tscac_report import constrained, report
 from recrl.reproductions.tscac_rows import PROTECTED, SIGNALS, chosen
 
-TINY = Budget(updates=8, options=2, clone_updates=10, users=60, days=2, judging_users=20, data="toy")
+TINY = Budget(updates=8, options=2, clone_updates=10, users=60, days=1, judging_users=20, data="toy")
 
 
 def test_a_tiny_simulator_part_runs_to_its_tables_and_goes_on(tmp_path):
@@ -24,7 +24,7 @@ def test_a_tiny_simulator_part_runs_to_its_tables_and_goes_on(tmp_path):
     assert held.filter(method="bc", signal="watch_seconds")["value"][0] > 0
     assert all(0 < x < 1 for x in held.filter(held["signal"] == "click")["value"])
     lambdas = first.tables["tscac_lambda"]
-    assert lambdas["lambda"].to_list() == [0.03, 0.1]
+    assert lambdas["lambda"].to_list() == [0.4, 0.8]
     assert all(lambdas["kl_mean"] >= 0)
     assert "fewer than two seeds" in first.verdict[0]
     again = run_study(small, run)
@@ -32,7 +32,7 @@ def test_a_tiny_simulator_part_runs_to_its_tables_and_goes_on(tmp_path):
 
 
 def test_truth_is_that_of_the_same_users_with_the_same_luck(tmp_path):
-    world = simulator.world("toy", tmp_path, tmp_path, 3)
+    world = simulator.world("toy", tmp_path, tmp_path, 1)
     policy = simulator.logging_policy(world)
     one = simulator.truth(world, policy, 20, 3)
     assert one == simulator.truth(world, policy, 20, 3)

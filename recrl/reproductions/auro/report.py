@@ -240,6 +240,9 @@ def verdict(done: Sequence[Done]) -> tuple[str, ...]:
     for name, values in differences.items():
         if len(values) > 1:
             lines.append(f"AURO is {_word(values)} {_NAMES[name]}: {_figures(values)}.")
+    for name in BASELINES:
+        values = over_drifts(done, name, acting)
+        lines.append(f"While it learns, AURO is {_word(values)} {_NAMES[name]}: {_figures(values)}.")
     return (*lines, *_drift_lines(done), *_part_lines(done))
 
 

@@ -67,7 +67,13 @@ def _policies(found: Found) -> pl.DataFrame:
             against = found.over(name, BASE, what)
             row |= {f"{what}_over_bc": _finite(against.mean), f"{what}_low": _finite(against.low), f"{what}_high": _finite(against.high)}
         rows.append(row | {what: _finite(found.mean(name, what)) for what in ("ess", "ncis_gap_days")})
-    return pl.DataFrame(rows)
+    return _table(rows)
+
+
+def _table(rows: list[dict[str, Any]]) -> pl.DataFrame:
+    """A column that nobody knows yet is one of numbers, too."""
+    table = pl.DataFrame(rows, infer_schema_length=None)
+    return table.with_columns(pl.col(name).cast(pl.Float64) for name, kind in table.schema.items() if kind == pl.Null)
 
 
 def _finite(value: float) -> float | None:
@@ -84,7 +90,7 @@ def _rewards(found: Found) -> pl.DataFrame:
         told.add(reward)
         row: dict[str, Any] = {"reward": name, "seeds": len(found.values(name, "all", "reward"))}
         rows.append(row | {kind: _finite(found.mean(name, kind, "reward")) for kind in (*_KINDS, "rank_correlation", "action_share")})
-    return pl.DataFrame(rows)
+    return _table(rows)
 
 
 def _published(found: Found) -> pl.DataFrame:
@@ -99,7 +105,7 @@ def _published(found: Found) -> pl.DataFrame:
         }
         for p in PUBLISHED
     ]
-    return pl.DataFrame(rows)
+    return _table(rows)
 
 
 # ---------------------------------------------------------------- verdict
@@ -130,11 +136,15 @@ def _sentences(found: Found, where: str) -> list[str]:
     for rival in (name for name, recipe in RECIPES.items() if recipe.primary and name not in (METHOD, BASE)):
         if not found.values(rival, "depth"):
             continue
-        parts = [
-            f"{what.replace('_', ' ')} {_SAID[found.better(METHOD, rival, what)]} it ({found.over(METHOD, rival, what)})" for what in _NAMED
-        ]
+        parts = [f"{what.replace('_', ' ')} {_judged(found, rival, what)}" for what in _NAMED]
         out.append(f"{where}, against {rival}: {', '.join(parts)}.")
     return out
+
+
+def _judged(found: Found, rival: str, quantity: str) -> str:
+    """How PrefRec does beside a rival; one seed gives the difference alone."""
+    difference = found.over(METHOD, rival, quantity)
+    return f"{_SAID[found.better(METHOD, rival, quantity)]} it ({difference})" if difference.seeds > 1 else f"{difference}"
 
 
 def _checked(checks: pl.DataFrame) -> str:
