@@ -125,7 +125,10 @@ def checked_sessions(feedback: RetentionLog, day: int) -> CheckedSessions:
 
 
 def censoring(days: Int64, returned: Bool, stratum: Int64, day: int) -> Censoring:
-    """How long the sessions of each stratum are observed, up to ``day``."""
+    """How long the sessions of each stratum are observed, up to ``day``, by the product limit with returns as what ends the watch.
+
+    **Shapes**: ``days``, ``returned``, ``stratum`` (sessions,); the result as :class:`Censoring` says. **Units**: whole days.
+    """
     strata, width = int(stratum.max()) + 1, day + 2
     until = np.minimum(days, day + 1)
     lost, left = (

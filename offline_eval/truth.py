@@ -276,7 +276,7 @@ class ProcessLog:
 
 
 def softmax_policy(seed: int, states: int, actions: int, sharpness: float = 1.0) -> Float64:
-    """A random policy table; 0 is uniform, larger is more decided."""
+    """A random policy, (states, actions), rows that sum to 1; ``sharpness`` 0 is uniform, larger is more decided."""
     weight = np.exp(sharpness * Streams(seed).normal([7], 0, Purpose.INITIALISATION, (states, actions))[0])
     table: Float64 = weight / weight.sum(axis=1, keepdims=True)
     return table

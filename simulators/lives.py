@@ -54,7 +54,10 @@ def requests(world: RetentionWorld, act: Act, users: Tensor, streams: TensorStre
 
 
 def acting(world: RetentionWorld, policy: Policy, streams: TensorStreams, deterministic: bool = False) -> Act:
-    """The policy as one who acts on states."""
+    """The policy as one who acts on states: users are observed in ``world``, and each draw depends on the user's own request counter.
+
+    **Shapes**: states of ``B`` users to actions of ``B`` rows.
+    """
     return lambda place, state: acted(policy, world.observe(state), streams, state.draw_step, deterministic)
 
 

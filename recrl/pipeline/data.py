@@ -75,7 +75,9 @@ def load_store(options: DataOptions, progress: Progress | None = None) -> Store:
             return open_store(path)
     known = ", ".join(REGISTRY)
     raise ConfigError(
-        f"no dataset or store {options.data!r}", where="--data", mend=f"choose one of {known}, or give the path of a prepared store"
+        f"no dataset or store {options.data!r}",
+        where="--data",
+        mend=f"choose one of {known}, give the path of a prepared store, or make one: recrl data prepare NAME --log FILE",
     )
 
 

@@ -28,6 +28,7 @@ from recrl.replay.sessions import SessionSampler
 from recrl.training.collect import GymCollector, WorldCollector
 from recrl.training.online import Memory, OnlineConfig, train_online
 from simulators.config import Scenario, WorldConfig
+from simulators.drift import DriftConfig
 from simulators.fit import FittedWorld
 from simulators.world import RetentionWorld
 
@@ -55,6 +56,7 @@ class UsersConfig:
         days: a user whose next session would start on this day or later is replaced by a fresh one.
         scenario: assumed effect of satisfaction on return: `fitted`, `weak`, `strong`.
         evaluate_users: fresh users of each evaluation.
+        drift: how their world changes over the days of each user's life; evaluations live through the same.
     """
 
     users: int = 64
@@ -63,6 +65,7 @@ class UsersConfig:
     days: int = 30
     scenario: Scenario = "fitted"
     evaluate_users: int = 200
+    drift: DriftConfig = DriftConfig()
 
     def __post_init__(self) -> None:
         _at_least_one(self, "users", "slate", "days", "evaluate_users")
@@ -168,6 +171,7 @@ def users_world(setting: Setting, fitted: FittedWorld, plan: OnlinePlan, users: 
         pool_size=0 if plan.action == "item" else users.pool,
         horizon_days=users.days,
         scenario=users.scenario,
+        drift=users.drift,
         truth=False,
     )
     # a memory as long as the learner reads, and as what the candidates pass over

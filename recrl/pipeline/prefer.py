@@ -231,7 +231,7 @@ def learn_preferences(
     """Learn the reward, look at it, learn the policy; everything goes on where it was stopped. Returns what was found.
 
     The reward lies under ``artifacts/reward``, the policy under ``artifacts/policies/prefrec``, what the reward knows in the tables
-    ``reward_accuracy`` and ``reward_calibration``.
+    ``reward_accuracy``, ``reward_calibration`` and ``reward_summary``.
 
     **Errors**: :class:`DataError` without a labelled training pair.
     """
@@ -250,6 +250,8 @@ def learn_preferences(
     known = inspect_reward(reward, judged)
     share = _action_share(reward, sampler, seed)
     _write_inspection(run, known, "held out" if held_out else "train")
+    told = {"action_share": share, "too_little_action": too_little_action(share), "judged_pairs": len(judged.pairs), "held_out": held_out}
+    run.write_table("reward_summary", pa.Table.from_pylist([told]))
     learner = PrefRec(plan.prefrec, lives.task, seed)
     transform = PreferenceReward(reward, train if plan.reward.update_every else None, sampler)
     report = partial(_share, tell, 0.4, 1.0)

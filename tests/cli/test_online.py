@@ -37,6 +37,7 @@ from recrl.training.online import OnlineConfig, train_online
 from recrl.verbs.online import Learners, OnlineOptions, online_one
 from recrl.verbs.seeds import RunOptions
 from recrl_datasets import open_store
+from simulators.drift import DriftConfig
 from simulators.fit import FitConfig, fit_world
 from simulators.response_fit import ResponseConfig
 from simulators.toy import toy_world
@@ -127,6 +128,18 @@ def options(stores: Path, simulator: Path, run: str) -> OnlineOptions:
 
 def metrics_of(run: Path) -> list[tuple]:
     return sorted(read_metrics(RunFolder(run), "train-td3-embedding").iter_rows())
+
+
+def test_drift_is_lived_through_in_training_and_evaluation(asked, stores, simulator):
+    """Under a shift of 5 in the log-odds of returning that turns on day 1, one sign of which keeps users away."""
+    still, drifting = options(stores, simulator, "still"), options(stores, simulator, "drifting")
+    drift = DriftConfig("regimes", amplitude=5.0, switch_days=(1,))
+    drifting = replace(drifting, users=replace(drifting.users, drift=drift))
+    found = [online_one(asked, lambda done, text: None)["final"] for asked in (still, drifting)]
+    assert found[0]["eval_active_days"] != found[1]["eval_active_days"]
+    assert RunFolder.open("runs/drifting").config["users"]["drift"]["switch_days"] == [1]
+    with pytest.raises(ConfigError, match="started with other options"):
+        online_one(replace(still, how=replace(still.how, run="drifting")), lambda done, text: None)
 
 
 def test_stopped_and_full_disk_then_the_same_command_goes_on(asked, stores, simulator, monkeypatch):

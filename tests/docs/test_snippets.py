@@ -1,6 +1,7 @@
 """What the README and the pages show runs: Python blocks are executed, commands are known to the CLI.
 
-A Python block after ``<!-- no-run: reason -->`` is compiled, not run.
+A Python block after ``<!-- no-run: reason -->`` is compiled, not run. Tutorials, whose blocks build on each other, are run by
+``test_tutorials.py``.
 """
 
 from __future__ import annotations
@@ -19,18 +20,20 @@ from recrl.cli import VERBS, main
 from tests.conftest import REPOSITORY
 
 PAGES = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").rglob("*.md")])
+TUTORIALS = REPOSITORY / "docs" / "tutorials"
 _FENCE = re.compile(r"^(?P<indent>[ \t]*)```(?P<language>\w*)[^\n]*\n(?P<code>.*?)^(?P=indent)```[ \t]*$", re.MULTILINE | re.DOTALL)
 _GLOBAL = {"--json", "--debug", "--help"}
 
 
 @dataclass(frozen=True)
 class Block:
-    """One fenced block: its code with the line it starts on, and whether it is run."""
+    """One fenced block: its code with the line it starts on, whether it is run, and what makes it quick in a tutorial."""
 
     language: str
     code: str
     line: int
     run: bool
+    quick: str = ""
 
 
 def blocks(page: Path, *languages: str) -> list[Block]:
@@ -40,7 +43,8 @@ def blocks(page: Path, *languages: str) -> list[Block]:
     for match in _FENCE.finditer(text):
         before = text[: match.start()].rstrip().rsplit("\n", 1)[-1].strip()
         line = text.count("\n", 0, match.start()) + 1
-        found.append(Block(match["language"], textwrap.dedent(match["code"]), line, not before.startswith("<!-- no-run:")))
+        quick = before.removeprefix("<!-- quick:").removesuffix("-->").strip() if before.startswith("<!-- quick:") else ""
+        found.append(Block(match["language"], textwrap.dedent(match["code"]), line, not before.startswith("<!-- no-run:"), quick))
     return [block for block in found if block.language in languages]
 
 
@@ -48,7 +52,7 @@ def name(page: Path) -> str:
     return str(page.relative_to(REPOSITORY))
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python", "py")], ids=name)
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python", "py") and page.parent != TUTORIALS], ids=name)
 def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     # dataclasses look their module up by name
@@ -61,10 +65,14 @@ def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.Monke
             exec(code, module.__dict__)
 
 
+def command_lines(code: str) -> list[str]:
+    """Lines of a shell block, continued ones joined."""
+    return [line.strip().removeprefix("$ ") for line in code.replace("\\\n", " ").splitlines() if line.strip()]
+
+
 def commands(page: Path) -> list[str]:
-    """Command lines of the page's shell blocks, continued lines joined."""
-    lines = "\n".join(block.code for block in blocks(page, "bash", "sh", "shell", "console")).replace("\\\n", " ").splitlines()
-    return [line.strip().removeprefix("$ ") for line in lines if line.strip()]
+    """Command lines of the page's shell blocks."""
+    return [line for block in blocks(page, "bash", "sh", "shell", "console") for line in command_lines(block.code)]
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if any(line.startswith("recrl ") for line in commands(page))], ids=name)
