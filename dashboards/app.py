@@ -8,7 +8,7 @@ import streamlit as st
 
 from dashboards import queries
 from dashboards.formats import clip
-from dashboards.pages import ab, compare, data, estimates, home, plan, simulator, training
+from dashboards.pages import ab, compare, data, estimates, home, label, plan, simulator, training
 
 _CHOICE = "run-choice"
 
@@ -23,6 +23,7 @@ def main() -> None:
         st.Page(simulator.page, title="Simulator", icon=":material/groups:", url_path="simulator"),
         st.Page(ab.page, title="A/B", icon=":material/compare_arrows:", url_path="ab"),
         st.Page(plan.page, title="Plan", icon=":material/calculate:", url_path="plan"),
+        st.Page(label.page, title="Label", icon=":material/thumbs_up_down:", url_path="label"),
         st.Page(compare.page, title="Compare", icon=":material/compare:", url_path="compare"),
     ]
     start = st.Page(partial(home.page, pages), title="Home", icon=":material/home:", url_path="home", default=True)

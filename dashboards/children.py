@@ -13,9 +13,10 @@ import sys
 import tempfile
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from recrl.core.errors import ConfigError, RecrlError
 
@@ -31,7 +32,9 @@ class Child:
     command: tuple[str, ...]
     process: subprocess.Popen[bytes]
     out: IO[bytes]
+    err: IO[bytes]
     told_to_stop: bool = False
+    answered_at: int = 0
 
     @property
     def running(self) -> bool:
@@ -53,17 +56,37 @@ class Child:
         if self.running or self.process.returncode == 0 or self.told_to_stop:
             return None
         try:
-            told = json.loads(self._last_line())["error"]
+            told = self.result()["error"]
             return RecrlError(str(told["what"]), where=str(told["where"]), mend=str(told["mend"]))
         except (ValueError, KeyError, TypeError):
             what = f"the command ended with status {self.process.returncode}"
             return RecrlError(what, mend=f"run it in a terminal: `{self.shown}`")
 
-    def _last_line(self) -> str:
-        end = self.out.seek(0, os.SEEK_END)
-        self.out.seek(max(end - _TAIL, 0))
-        lines = self.out.read().decode(errors="replace").strip().splitlines()
-        return lines[-1] if lines else ""
+    def result(self) -> dict[str, Any]:
+        """The JSON object that an ended command prints last; empty where it printed none."""
+        lines = _tail(self.out).strip().splitlines()
+        try:
+            held = json.loads(lines[-1]) if lines else {}
+        except ValueError:
+            held = {}
+        return held if isinstance(held, dict) else {}
+
+    def said(self) -> str:
+        """The last that it told its reader: progress, questions."""
+        return _tail(self.err)
+
+    def asks(self, prompt: str) -> bool:
+        """Whether it waits for a reply: the last it said is ``prompt``, and that came after the last reply."""
+        return self.running and _size(self.err) > self.answered_at and self.said().endswith(prompt)
+
+    def reply(self, word: str) -> None:
+        """Answer the question it waits for; without effect where it has ended meanwhile."""
+        if self.process.stdin is None or not self.running:
+            return
+        self.answered_at = _size(self.err)
+        with suppress(BrokenPipeError):
+            self.process.stdin.write(f"{word}\n".encode())
+            self.process.stdin.flush()
 
     @property
     def shown(self) -> str:
@@ -71,32 +94,47 @@ class Child:
         return " ".join(("recrl", *self.command))
 
 
+def _size(file: IO[bytes]) -> int:
+    return os.fstat(file.fileno()).st_size
+
+
+def _tail(file: IO[bytes]) -> str:
+    # the writer's position in the file is this process's too: it must stay
+    end = _size(file)
+    return os.pread(file.fileno(), _TAIL, max(end - _TAIL, 0)).decode(errors="replace")
+
+
 _CHILDREN: dict[Path, Child] = {}
 _LOCK = threading.Lock()
 
 
-def start(run: Path, command: Sequence[str]) -> Child:
+def start(run: Path, command: Sequence[str], *, asks: bool = False) -> Child:
     """Start ``recrl COMMAND --json``, whose run folder is ``run``.
+
+    One that ``asks`` takes :meth:`Child.reply`, and may go on with a run that it began.
 
     **Errors**: :class:`ConfigError` where the folder exists, or two commands are at work.
     """
     with _LOCK:
-        at_work = [child for child in _CHILDREN.values() if child.running]
+        # one that asks mostly waits for a person
+        at_work = [child for child in _CHILDREN.values() if child.running and (child.process.stdin is not None) == asks]
         if len(at_work) >= MOST_AT_WORK:
             raise ConfigError(f"{len(at_work)} commands are at work", where="dashboard", mend="wait for one, or stop it")
-        if run.exists():
+        if run.exists() and not asks:
             raise ConfigError(f"a run {run.name!r:.80} exists", where="run", mend="choose another name")
         words = (*command, "--json")
-        out = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the child
+        out, err = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115 - they live as long as the child
         # a group of its own: the server's Ctrl-C is not the child's, and the child's reaches its workers
         process = subprocess.Popen(
             [sys.executable, "-m", "recrl.cli", *words],
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE if asks else subprocess.DEVNULL,
             stdout=out,
-            stderr=subprocess.DEVNULL,
+            stderr=err,
+            env={**os.environ, "PYTHONUTF8": "1"},
             start_new_session=True,
         )
-        child = Child(run, words, process, out)
+        child = Child(run, words, process, out, err)
+        _CHILDREN.pop(run, None)
         _CHILDREN[run] = child
         return child
 

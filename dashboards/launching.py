@@ -64,12 +64,16 @@ def command(root: Path, trial: Trial) -> list[str]:
         raise ConfigError("no arm to compare with the baseline", where="Arms", mend="choose one or more that are not the baseline")
     if not trial.scenarios:
         raise ConfigError("no scenario", where="Scenarios", mend="choose at least one")
-    words = ["ab", *(_policy(root, name) for name in (trial.baseline, *trial.arms))]
+    words = ["ab", *(policy_path(root, name) for name in (trial.baseline, *trial.arms))]
     sizes = [f"--users={trial.users}", f"--days={trial.days}", f"--seed={trial.seed}", f"--simulator={root / trial.simulator}"]
-    return [*words, *sizes, *_data(root, trial.simulator), f"--runs={root}", f"--run={trial.name}", "--scenarios", *trial.scenarios]
+    return [*words, *sizes, *data_options(root, trial.simulator), f"--runs={root}", f"--run={trial.name}", "--scenarios", *trial.scenarios]
 
 
-def _policy(root: Path, name: str) -> str:
+def policy_path(root: Path, name: str) -> str:
+    """A baseline's name, or the folder of the saved policy ``run/policy``.
+
+    **Errors**: :class:`ConfigError` for a name that is none.
+    """
     if name in BASELINES:
         return name
     run, _, policy = name.partition("/")
@@ -78,8 +82,11 @@ def _policy(root: Path, name: str) -> str:
     return str(queries.open_run(root, run).path / "artifacts" / "policies" / policy)
 
 
-def _data(root: Path, simulator: str) -> list[str]:
-    """Options that name the log which the simulator was fitted to."""
+def data_options(root: Path, simulator: str) -> list[str]:
+    """Options that name the log which the simulator was fitted to.
+
+    **Errors**: :class:`ConfigError` where its run does not name it.
+    """
     try:
         asked: dict[str, Any] = queries.config(queries.open_run(root, simulator))
     except RecrlError as error:

@@ -14,6 +14,7 @@ from typing import Any
 import plotly.graph_objects as go
 import polars as pl
 
+from dashboards.drawing import Drawing
 from dashboards.formats import clip
 
 COLOURS = ("#2f7ed8", "#e08214", "#1b9e77", "#9b6dd6", "#d6604d", "#3aa6b9", "#a6761d")
@@ -75,39 +76,44 @@ def forest(
     """Values with their intervals, one row each from top to bottom; verdicts stand in words at the right."""
     figure = blank(title, subtitle, axis, "", height=forest_height(len(rows)))
     shown = "%{x:+.2%}" if percent and zero else "%{x:.2%}" if percent else "%{x:+.4g}" if zero else "%{x:.4g}"
-    for position, row in enumerate(reversed(rows)):
-        thin = 3.0 if row.inner is None else 1.6
-        for ends, width in (((row.lower, row.upper), thin), *([] if row.inner is None else [(row.inner, 7.0)])):
+    placed = list(enumerate(reversed(rows)))
+    # one trace for all bars of a width, not one a row: building a trace costs more than all else
+    bars = {
+        3.0: [(position, row.lower, row.upper) for position, row in placed if row.inner is None],
+        1.6: [(position, row.lower, row.upper) for position, row in placed if row.inner is not None],
+        7.0: [(position, *row.inner) for position, row in placed if row.inner is not None],
+    }
+    for width, ends in bars.items():
+        if ends:
             figure.add_scatter(
-                x=ends,
-                y=[position] * 2,
+                x=[x for _, low, high in ends for x in (low, high, None)],
+                y=[y for position, *_ in ends for y in (position, position, None)],
                 mode="lines",
                 line={"color": COLOURS[0], "width": width},
                 opacity=0.55,
                 hovertemplate=f"{shown}<extra>end of the interval</extra>",
                 showlegend=False,
             )
-        figure.add_scatter(
-            x=[row.value],
-            y=[position],
-            mode="markers",
-            marker={
-                "color": COLOURS[0],
-                "symbol": VERDICTS.get(row.verdict, ("circle", ""))[0],
-                "size": 11,
-                "line": {"width": 2.4, "color": COLOURS[0]},
-            },
-            hovertemplate=f"{shown}<extra></extra>",
-            showlegend=False,
-        )
+    figure.add_scatter(
+        x=[row.value for _, row in placed],
+        y=[position for position, _ in placed],
+        mode="markers",
+        marker={
+            "color": COLOURS[0],
+            "symbol": [VERDICTS.get(row.verdict, ("circle", ""))[0] for _, row in placed],
+            "size": 11,
+            "line": {"width": 2.4, "color": COLOURS[0]},
+        },
+        hovertemplate=f"{shown}<extra></extra>",
+        showlegend=False,
+    )
+    for position, row in placed:
         if row.verdict:
-            figure.add_annotation(
-                x=1.01, xref="paper", y=position, xanchor="left", text=label(verdict(row.verdict), 24), showarrow=False, font={"size": 12}
-            )
+            figure.note(x=1.01, xref="paper", y=position, xanchor="left", text=label(verdict(row.verdict), 24), font={"size": 12})
     if zero:
         figure.add_vline(x=0, line={"color": GREY, "width": 1.4, "dash": "dot"})
     if reference is not None:
-        figure.add_vrect(x0=reference["lower"], x1=reference["upper"], fillcolor="rgba(128,128,128,0.18)", line_width=0)
+        figure.add_vrect(x0=reference["lower"], x1=reference["upper"], fillcolor="rgba(128,128,128,0.18)")
         figure.add_vline(x=reference["value"], line={"color": GREY, "width": 1.4, "dash": "dot"})
     row_names(figure, [row.label for row in reversed(rows)])
     figure.update_xaxes(tickformat=("+.1~%" if zero else ".1~%") if percent else None, zeroline=False, nticks=6, tickangle=0)
@@ -115,7 +121,7 @@ def forest(
 
 
 def line(
-    figure: go.Figure,
+    figure: Drawing,
     k: int,
     name: str,
     x: pl.Series,
@@ -144,9 +150,9 @@ def line(
     )
 
 
-def legend_below(figure: go.Figure) -> None:
+def legend_below(figure: Drawing) -> None:
     """Room for the legend below the axis."""
-    names = [trace.name for trace in figure.data if trace.name and trace.showlegend is not False]
+    names = figure.names()
     lines = math.ceil(sum(len(name) + 8 for name in names) / 56)
     figure.update_layout(height=figure.layout.height + 22 * lines, margin_b=60 + 22 * lines)
 
@@ -174,19 +180,19 @@ def forest_height(rows: int) -> int:
     return 150 + 34 * max(rows, 1)
 
 
-def blank(title: str, subtitle: str, x: str, y: str, height: int = 340) -> go.Figure:
+def blank(title: str, subtitle: str, x: str, y: str, height: int = 340) -> Drawing:
     """An empty figure with its title and axis titles."""
     layout = _layout(title, subtitle, height)
     # all at once: each change of a figure's layout is checked anew, and takes as long
     layout["xaxis"] = {**_AXIS, "title": {"text": html.escape(x), "standoff": 10}}
     layout["yaxis"] = {**_AXIS, **_UPRIGHT, "title": {"text": html.escape(y), "standoff": 10}}
-    return go.Figure(layout=layout)
+    return Drawing(layout)
 
 
-def dress(figure: go.Figure, title: str, subtitle: str, height: int = 340) -> None:
-    """Title, margins, grid, legend and the words for screen readers, for a figure of several parts."""
-    figure.update_layout(_layout(title, subtitle, height))
-    figure.update_xaxes(**_AXIS, title_standoff=10).update_yaxes(**_AXIS, **_UPRIGHT, title_standoff=10)
+def below(figure: Drawing, title: str) -> None:
+    """A second vertical axis (``y2``), below the first and over the same horizontal one."""
+    second = {**_AXIS, **_UPRIGHT, "title": {"text": html.escape(title), "standoff": 10}, "domain": [0.0, 0.45], "anchor": "x"}
+    figure.update_layout(yaxis_domain=[0.55, 1.0], yaxis2=second, xaxis_anchor="y2")
 
 
 _AXIS = {"gridcolor": _GRID, "zeroline": False, "separatethousands": True}

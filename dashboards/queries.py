@@ -174,6 +174,24 @@ def table(run: RunFolder, name: str) -> pl.DataFrame:
     return _load_table(str(path), name, found.st_mtime_ns, found.st_size)
 
 
+def other_tables(run: RunFolder, prefix: str) -> dict[str, pl.DataFrame]:
+    """Readable tables of ``artifacts/`` that begin with ``prefix`` and have no schema here, by name."""
+    found = {}
+    for path in sorted((run.path / "artifacts").glob(f"{prefix}*.parquet")):
+        try:
+            _confine(run, path)
+            if path.stem not in TABLES:
+                found[path.stem] = _load_any(str(path), *stamp(path))
+        except (StorageError, *_UNREADABLE):
+            continue
+    return found
+
+
+@lru_cache(maxsize=32)
+def _load_any(path: str, _modified: int, _size: int) -> pl.DataFrame:
+    return pl.scan_parquet(path, glob=False).head(1000).collect()
+
+
 def streams(run: RunFolder) -> list[str]:
     """Names of the metric streams, those of learners (``train-*``) first."""
     folder = run.path / "metrics"

@@ -29,6 +29,7 @@ def _table(
 
 
 _DESCRIBE, _OPE, _AB, _FIT = "recrl data describe NAME", "recrl ope RUN", "recrl ab popularity RUN", "recrl simulate fit"
+_PREFER = "recrl prefer train RUN"
 _ESTIMATED = "policy signal estimator interval verdict reasons"
 _EFFECT = "mean baseline_mean effect lower upper level p_value relative_effect"
 
@@ -139,6 +140,14 @@ TABLES: dict[str, TableSpec] = {
     ),
     "ranking": _table(
         "supervised rankers", "recrl train sasrec", text="policy split positives part metric", counts="cases", numbers="value popularity"
+    ),
+    "reward_accuracy": _table("accuracy of the learned reward", _PREFER, text="kind of", counts="pairs", numbers="right"),
+    "reward_calibration": _table("calibration of the learned reward", _PREFER, counts="pairs", numbers="low predicted preferred"),
+    "reward_summary": _table(
+        "share of the reward about actions", _PREFER, counts="judged_pairs", numbers="action_share", flags="held_out too_little_action"
+    ),
+    "reproduction_cells": _table(
+        "reproduction", "recrl reproduce tscac", text="part method quantity", counts="seed", numbers="value", flags="primary"
     ),
 }
 """Every table of ``docs/artifacts.md`` by file name."""

@@ -124,12 +124,12 @@ def figure(key: str, draw: Callable[..., go.Figure], *given: Any) -> None:
     Drawn once for the same content: building a figure costs more than all else on a page.
     """
     theme = "dark" if st.context.theme.type == "dark" else "light"
-    drawn = _figure(_Drawing(draw, given, theme))
+    drawn, words = _figure(_Drawing(draw, given, theme))
     st.plotly_chart(
         drawn,
         key=f"figure-{key}",
         theme="streamlit",
-        alt=str(drawn.layout.meta["alt"]),
+        alt=words,
         config={
             "displaylogo": False,
             "displayModeBar": "hover",
@@ -163,15 +163,41 @@ class _Drawing:
         return hash(self._content)
 
 
-@lru_cache(maxsize=256)
-def _figure(asked: _Drawing) -> go.Figure:
-    drawn, ink = asked.draw(*asked.given), _INK[asked.theme]
+class _Ready(go.Figure):
+    """A finished figure: what Streamlit asks of it for every page is made once."""
+
+    def __init__(self, ready: dict[str, Any]) -> None:
+        super().__init__()
+        self._ready = ready
+
+    def to_dict(self) -> dict[str, Any]:
+        """The figure as Plotly's JSON names it; not to be changed."""
+        return self._ready
+
+
+@lru_cache(maxsize=512)
+def _figure(asked: _Drawing) -> tuple[_Ready, str]:
+    """The figure and its words for screen readers."""
+    drawn = asked.draw(*asked.given).to_dict()
     # what was drawn from is needed no longer
     asked.given = ()
-    drawn.update_layout(title_subtitle_font_color=ink, legend_font_color=ink)
-    drawn.update_xaxes(tickfont_color=ink, title_font_color=ink).update_yaxes(tickfont_color=ink, title_font_color=ink)
-    drawn.update_traces(textfont_color=ink, selector={"type": "bar"})
-    return drawn.update_annotations(font_color=ink)
+    _ink(drawn, _INK[asked.theme])
+    return _Ready(drawn), str(drawn["layout"]["meta"]["alt"])
+
+
+def _ink(drawn: dict[str, Any], colour: str) -> None:
+    layout = drawn["layout"]
+    axes = [axis for name, axis in layout.items() if name.startswith(("xaxis", "yaxis"))]
+    bars = [trace for trace in drawn["data"] if trace["type"] == "bar"]
+    layout["title"]["subtitle"]["font"]["color"] = colour
+    layout["legend"]["font"] = {"color": colour}
+    for axis in axes:
+        axis["tickfont"] = {**axis.get("tickfont", {}), "color": colour}
+        axis.setdefault("title", {})["font"] = {"color": colour}
+    for trace in bars:
+        trace["textfont"] = {"color": colour}
+    for annotation in layout.get("annotations", ()):
+        annotation["font"] = {**annotation.get("font", {}), "color": colour}
 
 
 def progress(run: RunFolder) -> None:

@@ -31,18 +31,29 @@ def store_of(run: RunFolder) -> Store:
     **Errors**: :class:`StorageError` where the run names none, or the store is absent, broken or of other content.
     """
     name = str(queries.config(run).get("data", ""))
-    root = Path(os.environ.get("RECRL_STORES") or "stores")
-    mend = f"`recrl data prepare {name}` makes it; `RECRL_STORES` says where stores lie"
     if not _NAME.fullmatch(name):
         raise StorageError("this run does not name its log", where=str(run.path), mend="runs of `recrl data describe` and `recrl demo` do")
-    folder = root / name
-    if not (folder / "manifest.json").is_file() or not folder.resolve().is_relative_to(root.resolve()):
+    store = named(name)
+    if store.content_hash != queries.environment(run).get("data_hash"):
+        raise StorageError(f"the prepared log {name!r} is not the one this run was made from", where=str(store.path), mend=_mend(name))
+    return store
+
+
+def named(name: str) -> Store:
+    """The prepared log of that name.
+
+    **Errors**: :class:`StorageError` where it is absent or broken, and for a name that leads elsewhere.
+    """
+    root = Path(os.environ.get("RECRL_STORES") or "stores")
+    mend, folder = _mend(name), root / name
+    if not _NAME.fullmatch(name) or not (folder / "manifest.json").is_file() or not folder.resolve().is_relative_to(root.resolve()):
         raise StorageError(f"no prepared log {name!r} is here", where=str(root), mend=mend)
     manifest = (folder / "manifest.json").stat()
-    store = _open(str(folder), manifest.st_mtime_ns, manifest.st_ino)
-    if store.content_hash != queries.environment(run).get("data_hash"):
-        raise StorageError(f"the prepared log {name!r} is not the one this run was made from", where=str(folder), mend=mend)
-    return store
+    return _open(str(folder), manifest.st_mtime_ns, manifest.st_ino)
+
+
+def _mend(name: str) -> str:
+    return f"`recrl data prepare {name}` makes it; `RECRL_STORES` says where stores lie"
 
 
 @lru_cache(maxsize=4)

@@ -10,6 +10,7 @@ from typing import Any
 import plotly.graph_objects as go
 import polars as pl
 
+from dashboards.drawing import Drawing
 from dashboards.formats import clip, compact, effect_unit, is_share, number, share, words
 from dashboards.look import Interval, blank, forest, legend_below, line
 
@@ -72,7 +73,7 @@ def retention(frame: pl.DataFrame) -> go.Figure:
     return figure.update_layout(yaxis_tickformat=".0%")
 
 
-def _arms(figure: go.Figure, frame: pl.DataFrame, column: str, hover: str) -> None:
+def _arms(figure: Drawing, frame: pl.DataFrame, column: str, hover: str) -> None:
     for k, (arm,) in enumerate(frame.select("arm").unique(maintain_order=True).iter_rows()):
         rows = frame.filter(pl.col("arm") == arm).sort("day")
         line(figure, k, arm, rows["day"], rows[column], rows["lower"], rows["upper"], hover)

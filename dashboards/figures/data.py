@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import plotly.graph_objects as go
 import polars as pl
-from plotly.subplots import make_subplots
 
-from dashboards.formats import words
-from dashboards.look import COLOURS, Interval, blank, dress, forest, legend_below
+from dashboards.formats import clip, compact, words
+from dashboards.look import COLOURS, Interval, below, blank, forest, legend_below
 
 
 def depth(frame: pl.DataFrame) -> go.Figure:
@@ -16,7 +15,7 @@ def depth(frame: pl.DataFrame) -> go.Figure:
     figure.add_bar(
         x=frame["depth"],
         y=frame["share"],
-        marker_color=COLOURS[0],
+        marker={"color": COLOURS[0]},
         customdata=frame["sessions"],
         hovertemplate="%{x} requests<br>%{y:.1%} of sessions (%{customdata:,})<extra></extra>",
     )
@@ -81,6 +80,16 @@ def rates(frame: pl.DataFrame) -> go.Figure:
     )
 
 
+def cohort_rates(frame: pl.DataFrame, signal: str, by: str) -> go.Figure:
+    """Rate of one signal in each cohort of users (``cohort, users, rate, lower, upper``)."""
+    rows = [
+        Interval(f"{clip(row['cohort'], 24)} ({compact(row['users'])})", row["rate"], row["lower"], row["upper"])
+        for row in frame.iter_rows(named=True)
+    ]
+    subtitle = "users in brackets; 95 % intervals over users"
+    return forest(rows, title=f"{words(signal)} by {words(by)}", subtitle=subtitle, axis="share of rows", percent=True)
+
+
 def popularity(frame: pl.DataFrame) -> go.Figure:
     """How much of the log the most shown items take."""
     figure = blank(
@@ -99,18 +108,16 @@ def popularity(frame: pl.DataFrame) -> go.Figure:
 
 def daily(frame: pl.DataFrame) -> go.Figure:
     """Rows and active users of each day."""
-    figure = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.1)
-    dress(figure, "Volume by day", "rows logged, and users with at least one row")
-    for row, (column, name) in enumerate((("rows", "rows"), ("active_users", "active users")), start=1):
+    figure = blank("Volume by day", "rows logged, and users with at least one row", "date (UTC)", "rows a day")
+    below(figure, "active users a day")
+    for k, (column, name) in enumerate((("rows", "rows"), ("active_users", "active users"))):
         figure.add_scatter(
             x=frame["date"],
             y=frame[column],
+            yaxis="y2" if k else "y",
             mode="lines",
-            line={"color": COLOURS[row - 1], "width": 1.6},
+            line={"color": COLOURS[k], "width": 1.6},
             showlegend=False,
             hovertemplate=f"%{{x|%Y-%m-%d}}: %{{y:,}} {name}<extra></extra>",
-            row=row,
-            col=1,
         )
-        figure.update_yaxes(title_text=f"{name} a day", rangemode="tozero", row=row, col=1)
-    return figure.update_xaxes(title_text="date (UTC)", row=2, col=1)
+    return figure.update_layout(xaxis_type="date", yaxis_rangemode="tozero", yaxis2_rangemode="tozero")

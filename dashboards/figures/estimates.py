@@ -44,7 +44,7 @@ def effective_sample(frame: pl.DataFrame) -> go.Figure:
         x=rows["ess_share"],
         y=list(range(rows.height)),
         orientation="h",
-        marker_color=COLOURS[0],
+        marker={"color": COLOURS[0]},
         width=0.55,
         text=[f" {share(row['ess_share'], 0)} · {count(row['ess'])} rows" for row in rows.iter_rows(named=True)],
         textposition="outside",

@@ -18,21 +18,26 @@ def simulator_fit(frame: pl.DataFrame, meaning: str = "") -> go.Figure:
     figure = blank(
         quantity, "diamond: simulated; bar and tick: logged, with its interval", meaning or quantity, "", height=forest_height(rows.height)
     )
-    for position, row in enumerate(rows.iter_rows(named=True)):
-        bar = {"mode": "lines", "hoverinfo": "skip", "showlegend": False}
-        figure.add_scatter(x=[row["lower"], row["upper"]], y=[position] * 2, line={"color": GREY, "width": 9}, opacity=0.45, **bar)
-        for value, symbol, colour, hover in (
-            (row["logged"], "line-ns-open", GREY, "logged %{x:.4g}"),
-            (row["simulated"], "diamond", COLOURS[0], "simulated %{x:.4g}"),
-        ):
-            figure.add_scatter(
-                x=[value],
-                y=[position],
-                mode="markers",
-                marker={"color": colour, "symbol": symbol, "size": 11, "line": {"width": 2, "color": colour}},
-                hovertemplate=f"{hover}<extra></extra>",
-                showlegend=False,
-            )
+    places = list(range(rows.height))
+    ends = rows.select("lower", "upper").rows()
+    figure.add_scatter(
+        x=[x for low, high in ends for x in (low, high, None)],
+        y=[y for place in places for y in (place, place, None)],
+        mode="lines",
+        line={"color": GREY, "width": 9},
+        opacity=0.45,
+        hoverinfo="skip",
+        showlegend=False,
+    )
+    for column, symbol, colour in (("logged", "line-ns-open", GREY), ("simulated", "diamond", COLOURS[0])):
+        figure.add_scatter(
+            x=rows[column],
+            y=places,
+            mode="markers",
+            marker={"color": colour, "symbol": symbol, "size": 11, "line": {"width": 2, "color": colour}},
+            hovertemplate=f"{column} %{{x:.4g}}<extra></extra>",
+            showlegend=False,
+        )
     row_names(figure, [words(row["group"] or row["quantity"]) for row in rows.iter_rows(named=True)])
     return figure.update_xaxes(nticks=6, tickangle=0)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import plotly.graph_objects as go
 import polars as pl
 
@@ -16,14 +18,14 @@ _UNITS = {
 }
 
 
-def curve(frame: pl.DataFrame, name: str, seeds: int = 0) -> go.Figure:
+def curve(frame: pl.DataFrame, name: str, seeds: int = 0, streams: Sequence[str] = ()) -> go.Figure:
     """The metric ``name`` over updates, a line a learner; ``frame`` holds ``stream, name, step, value, low, high``.
 
-    A learner keeps its colour and dash in the figures of every metric of ``frame``. With ``seeds`` the band is over them.
+    A learner keeps its colour and dash by its place in ``streams``, usually those of ``frame``. With ``seeds`` the band is over them.
     """
     subtitle = f"mean over {seeds} seeds; band: least to largest seed" if seeds else "mean over each bin of updates; band: least to largest"
     figure = blank(words(name), subtitle, "updates", unit_of(name), height=280)
-    for k, (stream,) in enumerate(frame.select("stream").unique(maintain_order=True).iter_rows()):
+    for k, stream in enumerate(streams or frame["stream"].unique(maintain_order=True)):
         rows = frame.filter((pl.col("stream") == stream) & (pl.col("name") == name))
         if rows.is_empty():
             continue

@@ -38,6 +38,7 @@ def body(run: RunFolder) -> None:
     st.markdown(plain(readings.data(summary, _quiet(run, "data_depth"), _quiet(run, "data_gaps")), 700))
     _figures(run)
     _quality(run)
+    _cohorts(run)
     _one_user(run)
     st.caption(
         f"Sessions by {plain(row['session_rule'])} · {count(row['duplicate_rows'])} duplicate rows, left out of training and evaluation · "
@@ -89,6 +90,14 @@ def _quality(run: RunFolder) -> None:
             "note": st.column_config.TextColumn(width="large"),
         },
     )
+
+
+def _cohorts(run: RunFolder) -> None:
+    st.subheader("Cohorts", anchor=False)
+    if st.toggle("Compare groups of users", key="cohorts", bind="query-params"):
+        from dashboards.pages import cohort_rates
+
+        cohort_rates.body(run)
 
 
 def _one_user(run: RunFolder) -> None:

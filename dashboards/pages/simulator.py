@@ -5,11 +5,12 @@ from __future__ import annotations
 import polars as pl
 import streamlit as st
 
-from dashboards import readings_ab, show
+from dashboards import controls, readings_ab, show
 from dashboards.figures import simulator as figures
 from dashboards.formats import clip, count, number, plain, words
 from recrl.core.runs import RunFolder
 
+_VIEWS = ("Like the log?", "What if")
 _MEANING = {
     "rate": "share of shown items with the behaviour",
     "click_given": "share with a click among items with the behaviour",
@@ -27,8 +28,15 @@ def page() -> None:
     """Draw the page."""
     show.title("Simulator", "How far simulated users are like the logged ones, on users that the fit has not seen.")
     run = show.chosen_run()
-    if run is not None:
+    if run is None:
+        return
+    if controls.view(_VIEWS) == _VIEWS[0]:
         show.live(run, lambda: body(run))
+    else:
+        # loads the reader of stores, which the other pages do without
+        from dashboards.pages import what_if
+
+        what_if.body(run)
 
 
 def body(run: RunFolder) -> None:

@@ -1,8 +1,9 @@
-"""Training: each learner's metrics, live; of one run, or across its seeds."""
+"""Training: each learner's metrics, live; of one run, or across its seeds; and what particular learners are asked."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 import polars as pl
 import streamlit as st
@@ -12,6 +13,9 @@ from dashboards.figures import training as figures
 from dashboards.formats import clip, count, plain, words
 from recrl.core.errors import RecrlError, StorageError
 from recrl.core.runs import RunFolder
+
+_CURVES, _TRADE, _DRIFT, _PREFERENCES, _REPRODUCTION = "Curves", "Trade-offs", "Drift and phi", "Preferences", "Reproduction"
+_MARKS = {_TRADE: ("rate_", "kl_", "slack_"), _DRIFT: ("abstraction_", "guard_")}
 
 
 def page() -> None:
@@ -24,38 +28,67 @@ def page() -> None:
 
 
 def body(run: RunFolder) -> None:
-    """Curves of the chosen learners and metrics."""
+    """Which learners, which part of the page, and the part."""
     family = seeds.seed_family(queries.runs_root(), run.name)
     together = len(family) > 1 and st.toggle(
         f"All {len(family)} seeds of {plain(seeds.without_seed(run.name), 60)}", value=True, key="seeds", bind="query-params"
     )
     runs = family if together else [run]
     streams = list(dict.fromkeys(name for one in runs for name in queries.streams(one)))
-    if not streams:
+    tables = {_PREFERENCES: "reward_accuracy", _REPRODUCTION: "reproduction_cells"}
+    parts = [part for part, name in tables.items() if queries.has_table(run, name)]
+    curves = None
+    if streams:
+        curves = _curves(runs, streams, together)
+        names = () if curves is None else curves["name"].unique().to_list()
+        parts = [_CURVES, *(part for part, marks in _MARKS.items() if any(name.startswith(marks) for name in names)), *parts]
+    if not parts:
         show.problem(StorageError("this run logged no training metrics", mend="`recrl train td3_bc` logs some; so does `recrl demo`"))
         return
-    chosen = controls.choices("Learners", streams, "learners", default=streams, shown=_learner)
+    part = controls.view(parts) if len(parts) > 1 else parts[0]
+    if part == _CURVES:
+        if curves is not None:
+            _metrics(curves, len(runs) if together else 0)
+        return
+    # of few runs, so loaded where asked for
+    from dashboards.pages import learners
+
+    if part in _MARKS and curves is not None:
+        views: dict[str, Callable[[], None]] = {_TRADE: lambda: learners.trade_offs(run, curves), _DRIFT: lambda: learners.drift(curves)}
+        views[part]()
+    else:
+        (learners.preferences if part == _PREFERENCES else learners.reproduction)(run)
+
+
+def _curves(runs: list[RunFolder], streams: list[str], together: bool) -> pl.DataFrame | None:
+    """Curves of the chosen learners; ``None`` where they cannot be shown, which it says."""
+    chosen = controls.choices("Learners", streams, "learners", default=streams, shown=_learner) if len(streams) > 1 else streams
     try:
         loaded = {(one.name, name): queries.curves(one, name) for one in runs for name in chosen}
     except RecrlError as error:
         show.problem(error)
-        return
+        return None
     _warn(list(loaded.values()))
     if together:
-        everything = pl.concat(
-            [seeds.over_seeds([curves for (_, stream), curves in loaded.items() if stream == name], name) for name in chosen]
-            or [seeds.over_seeds([], "")]
-        )
+        parts = [seeds.over_seeds([curves for (_, stream), curves in loaded.items() if stream == name], name) for name in chosen]
     else:
-        everything = pl.concat([seeds.of_stream(curves, name) for (_, name), curves in loaded.items()] or [seeds.over_seeds([], "")])
+        parts = [seeds.of_stream(curves, name) for (_, name), curves in loaded.items()]
+    everything = pl.concat(parts or [seeds.over_seeds([], "")])
     if everything.is_empty():
         st.caption("Nothing logged yet." if chosen else "Choose a learner.")
-        return
+        return None
+    return everything
+
+
+def _metrics(everything: pl.DataFrame, seeds_of: int) -> None:
     st.markdown(plain(readings.training(everything), 700))
     names = everything["name"].unique(maintain_order=True).to_list()
     picked = controls.choices("Metrics", names, "metrics", default=names[:8], shown=words)
-    count_of_seeds = len(runs) if together else 0
-    show.side_by_side([(f"curve-{name}", figures.curve, everything, name, count_of_seeds) for name in picked])
+    # a learner keeps its colour whatever metrics it has
+    streams = everything["stream"].unique(maintain_order=True).to_list()
+    show.side_by_side(
+        [(f"curve-{name}", figures.curve, everything.filter(pl.col("name") == name), name, seeds_of, streams) for name in picked]
+    )
 
 
 def _learner(stream: str) -> str:

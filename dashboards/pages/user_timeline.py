@@ -13,6 +13,7 @@ from dashboards.formats import clip, count, plain, quantity, words
 from recrl.core.behaviours import BEHAVIOURS
 from recrl.core.errors import RecrlError
 from recrl.core.runs import RunFolder
+from recrl_datasets.store import Store
 
 _SESSIONS = 25
 
@@ -20,14 +21,21 @@ _SESSIONS = 25
 def body(run: RunFolder) -> None:
     """Which user, and that user's sessions."""
     try:
-        store = timeline.store_of(run)
+        of_store(timeline.store_of(run), str(queries.config(run).get("session_rule", "auto")))
+    except RecrlError as error:
+        show.problem(error)
+
+
+def of_store(store: Store, rule: str) -> None:
+    """Which user of a prepared log, and that user's sessions."""
+    try:
         ids = timeline.user_ids(store)
         asked = _asked(ids)
         found = (ids.cast(pl.String) == asked).arg_max() if asked else None
         if found is None or str(ids[found]) != asked:
             st.caption(plain(f"No user {clip(asked, 40)!r} in this log of {count(len(ids))} users."))
             return
-        rows = timeline.user_rows(store, found, str(queries.config(run).get("session_rule", "auto")))
+        rows = timeline.user_rows(store, found, rule)
     except RecrlError as error:
         show.problem(error)
         return

@@ -88,6 +88,32 @@ def diagnostics() -> dict[str, pl.DataFrame]:
     }
 
 
+def learners() -> dict[str, pl.DataFrame]:
+    """What `recrl prefer train` and `recrl reproduce` leave."""
+    kinds = ("all", "within user", "across users", "given")
+    accuracy = {"kind": kinds, "pairs": [60, 31, 29, 60], "right": [0.85, 0.81, 0.9, 0.78], "of": ["held out"] * 4}
+    predicted = [0.05 + 0.1 * k for k in range(10)]
+    calibration = {
+        "low": [k / 10 for k in range(10)],
+        "pairs": [6] * 10,
+        "predicted": predicted,
+        "preferred": [min(p * 1.05, 1.0) for p in predicted],
+    }
+    cells = [
+        {"part": "main", "method": method, "seed": seed, "primary": primary, "quantity": quantity, "value": value + 0.01 * seed}
+        for method, primary, value in (("ours", True, 0.6), ("theirs", True, 0.5), ("without the gate", False, 0.55))
+        for quantity in ("watch_seconds", "core_seconds")
+        for seed in range(3)
+    ]
+    summary = {"action_share": [0.12], "too_little_action": [False], "judged_pairs": [60], "held_out": [True]}
+    return {
+        "reward_accuracy": pl.DataFrame(accuracy),
+        "reward_calibration": pl.DataFrame(calibration),
+        "reward_summary": pl.DataFrame(summary),
+        "reproduction_cells": pl.DataFrame(cells),
+    }
+
+
 def ab_parts() -> dict[str, pl.DataFrame]:
     """Looks, days, trend, CUPED, segments, guardrails, exposure, uncertainty."""
     tables: dict[str, list[dict[str, Any]]] = {f"ab_{name}": [] for name in _PARTS}

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from recrl.core.runs import RunFolder
-from tests.dashboard.make_parts import ab_parts, diagnostics
+from tests.dashboard.make_parts import ab_parts, diagnostics, learners
 
 BASELINE, ARM = "popularity", "td3_bc"
 POLICIES = ("popularity", "bc", "td3_bc")
@@ -54,7 +54,7 @@ def metric_rows(stream: str, first: int, last: int) -> list[dict[str, Any]]:
 
 def all_tables() -> dict[str, pl.DataFrame]:
     """Every table, the size a MovieLens demo has."""
-    return {**_data(), **_estimates(), **_ab(), **diagnostics(), **ab_parts()}
+    return {**_data(), **_estimates(), **_ab(), **diagnostics(), **ab_parts(), **learners()}
 
 
 def _data() -> dict[str, pl.DataFrame]:

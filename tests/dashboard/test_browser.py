@@ -19,8 +19,10 @@ import pytest
 
 from dashboards.report import write_report
 from dashboards.serve import command
+from recrl.core.runs import RunFolder
 from tests.conftest import REPOSITORY
 from tests.dashboard.make_run import make_run, metric_rows
+from tests.dashboard.test_learners import rows
 
 sync_api = pytest.importorskip("playwright.sync_api")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright")
@@ -48,6 +50,7 @@ PAGES = {
 }
 _SETTLED = """() => document.querySelector('[data-testid=stApp][data-test-script-state=notRunning]')
   && document.querySelector('[data-testid=stMain] [data-testid=stMarkdownContainer]')
+  && !document.querySelector('[data-testid=stSkeleton]')
   && [...document.querySelectorAll('[data-testid=stPlotlyChart]')].every(chart => chart.querySelector('.main-svg'))"""
 _HEIGHT = "() => Math.max(...[...document.querySelectorAll('[data-testid=stMain], body')].map(e => e.scrollHeight))"
 VIEWS = {
@@ -221,6 +224,49 @@ def test_the_main_controls_work_and_the_run_stays_from_page_to_page(site: tuple[
     tab.settle()
 
 
+def test_views_of_learners_what_ifs_and_cohorts(site: tuple[str, Path], tab_of: Callable[..., Tab]) -> None:
+    url, root = site
+    made = RunFolder.create(root / "learners", kind="train", config={}, seed=0)
+    made.append_metrics("train-mine", [row for step in range(0, 100, 20) for row in rows(step)])
+    made.set_status("done", done=1.0)
+    tab = tab_of()
+    tab.open(f"{url}/training?run=learners", "Training")
+    for view, wanted in {"Trade-offs": "like holds its bound", "Drift and phi": "Deepest fall of eval return"}.items():
+        press(tab, view, wanted)
+    tab.open(f"{url}/training?run=demo", "Training")
+    for view, wanted in {"Preferences": "better than guessing", "Reproduction": "Part of the study"}.items():
+        press(tab, view, wanted)
+    choose(tab, "Quantity", "core seconds")
+    tab.page.wait_for_url("**quantity=core*seconds**")
+    tab.go("simulator", PAGES["simulator"])
+    press(tab, "What if", "This run holds no fitted simulator")
+    tab.go("data", PAGES["data"])
+    tab.page.get_by_text("Compare groups of users").click()
+    tab.page.get_by_text("prepared log 'ml-100k'").first.wait_for()
+    tab.settle()
+
+
+def test_a_person_labels_in_the_browser(site: tuple[str, Path], tab_of: Callable[..., Tab]) -> None:
+    url, root = site
+    tab = tab_of()
+    tab.page.set_default_timeout(90_000)
+    tab.open(f"{url}/label?run=demo", "Label")
+    assert serious(tab.page) == []
+    choose(tab, "Timelines of", "simulated users")
+    tab.page.get_by_label("Pairs", exact=True).fill("8")
+    tab.page.get_by_test_id("stMain").get_by_role("button", name="Start").click()
+    tab.page.get_by_text("pair 1 of").wait_for()
+    assert serious(tab.page) == []
+    tab.keep("label")
+    for word, number in (("Left is better", 2), ("Undo", 1), ("Equal", 2)):
+        tab.page.get_by_role("button", name=word).click()
+        tab.page.get_by_text(f"pair {number} of").wait_for()
+    tab.page.get_by_role("button", name="Stop here").click()
+    tab.page.get_by_text("0 left better, 0 right better, 1 equal, 0 skipped").first.wait_for()
+    tab.settle()
+    assert (root / "labels-1" / "artifacts" / "preferences.parquet").is_file()
+
+
 def test_tables_and_reports_are_downloaded(site: tuple[str, Path], tab_of: Callable[..., Tab]) -> None:
     url, _ = site
     tab = tab_of()
@@ -313,6 +359,15 @@ def serious(page: object) -> list[tuple[str, str]]:
     found = axe.Axe().run(page).response["violations"]
     nodes = [(rule["id"], node["html"]) for rule in found if rule["impact"] in ("serious", "critical") for node in rule["nodes"]]
     return [(rule, html) for rule, html in nodes if not any(rule == known and mark in html for known, mark in STREAMLITS_OWN)]
+
+
+def press(tab: Tab, view: str, wanted: str) -> None:
+    """Choose a part of a page, and look at it as a reader with a screen reader would."""
+    tab.page.get_by_test_id("stMain").get_by_role("radio", name=view).click()
+    tab.page.get_by_text(wanted).first.wait_for()
+    tab.settle()
+    assert serious(tab.page) == []
+    tab.keep(view.split()[0].lower())
 
 
 def choose(tab: Tab, name: str, option: str) -> None:

@@ -190,7 +190,7 @@ def test_effects_are_relative_to_the_size_of_the_baseline() -> None:
     figure = ab.effects(row)
     ends, mark = figure.data[0].x, figure.data[1].x
     assert mark[0] == pytest.approx(-0.019)
-    assert ends == pytest.approx((-0.029, -0.009))
+    assert ends[:2] == pytest.approx((-0.029, -0.009))
 
 
 @pytest.mark.parametrize(

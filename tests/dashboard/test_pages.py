@@ -19,6 +19,7 @@ from tests.dashboard.make_run import all_tables, make_run, metric_rows
 
 PAGES = ("home", "data", "training", "estimates", "simulator", "ab", "plan", "compare")
 HOSTILE = '<img src=x onerror="alert(1)"><script>alert(2)</script>[a](javascript:alert(3)) ![i](http://example.invalid/x.png) :red[r] $x$'
+LINE = HOSTILE.replace("/", "∕")
 
 
 def open_page(page: str, runs: Path, monkeypatch: pytest.MonkeyPatch, run: str | None = None) -> AppTest:
@@ -82,52 +83,63 @@ def test_missing_tables_are_messages_that_say_what_to_run(page: str, tmp_path: P
         assert "This run " in shown
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_half_written_tables_and_a_missing_config_are_messages(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = make_run(tmp_path / "runs" / "demo")
-    parts = [*run.path.glob("artifacts/*.parquet"), *run.path.glob("metrics/*/*.parquet")]
-    for path, left in zip(parts, cycle([0, 4, 200, -8]), strict=False):
-        path.write_bytes(path.read_bytes()[:left])
-    (run.path / "config.json").unlink()
-    shown = text_of(open_page(page, tmp_path / "runs", monkeypatch, "demo"))
-    assert "cannot be read" in shown
-
-
-@pytest.mark.parametrize("page", PAGES)
-def test_empty_tables_are_shown_as_empty(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    make_run(tmp_path / "runs" / "demo", tables={name: frame.clear() for name, frame in all_tables().items()})
-    open_page(page, tmp_path / "runs", monkeypatch, "demo")
-
-
-@pytest.mark.parametrize("page", PAGES)
-def test_hostile_names_stay_text(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def hostile() -> dict[str, pl.DataFrame]:
+    """Every table with markup, a direction character and no end in each text."""
     long = HOSTILE + "\u202e" + "x" * 100_000
-    tables = {
+    return {
         name: frame.with_columns(pl.lit(long).alias(column) for column, kind in frame.schema.items() if kind == pl.String)
         for name, frame in all_tables().items()
     }
-    name = HOSTILE.replace("/", "∕")
-    run = make_run(tmp_path / "runs" / name, tables=tables)
-    run.append_metrics("train-" + name, [{**row, "name": long} for row in metric_rows("train-bc", 0, 100)])
+
+
+def odd() -> dict[str, pl.DataFrame]:
+    """Every table with numbers that are none."""
+    values = cycle([math.nan, None, math.inf, -math.inf, 1e130])
+    tables = {}
+    for name, frame in all_tables().items():
+        numbers = [column for column, kind in frame.schema.items() if kind == pl.Float64]
+        tables[name] = frame.with_columns(pl.Series(column, islice(values, frame.height), pl.Float64) for column in numbers)
+    return tables
+
+
+@pytest.fixture(scope="module")
+def bad(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root with runs that are no good, for reading only: half-written, empty, odd, hostile, old."""
+    root = tmp_path_factory.mktemp("bad") / "runs"
+    half = make_run(root / "half")
+    parts = [*half.path.glob("artifacts/*.parquet"), *half.path.glob("metrics/*/*.parquet")]
+    for path, left in zip(parts, cycle([0, 4, 200, -8]), strict=False):
+        path.write_bytes(path.read_bytes()[:left])
+    (half.path / "config.json").unlink()
+    make_run(root / "empty", tables={name: frame.clear() for name, frame in all_tables().items()})
+    make_run(root / "odd", tables=odd())
+    run = make_run(root / LINE, tables=hostile())
+    long = HOSTILE + "\u202e" + "x" * 100_000
+    run.append_metrics("train-" + LINE, [{**row, "name": long} for row in metric_rows("train-bc", 0, 100)])
     run.set_status("failed", stage=long, message=long)
-    app = open_page(page, tmp_path / "runs", monkeypatch, name)
+    return root
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_half_written_tables_and_a_missing_config_are_messages(page: str, bad: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "cannot be read" in text_of(open_page(page, bad, monkeypatch, "half"))
+
+
+@pytest.mark.parametrize("kind", ["empty", "odd"])
+@pytest.mark.parametrize("page", PAGES)
+def test_empty_tables_and_odd_numbers_do_not_break_a_page(page: str, kind: str, bad: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    open_page(page, bad, monkeypatch, kind)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_hostile_names_stay_text(page: str, bad: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = open_page(page, bad, monkeypatch, LINE)
     for kind in ("markdown", "caption", "subheader"):
         for element in app.get(kind):
             assert not getattr(element, "allow_html", False)
             assert "<img" not in element.value.replace("\\<", ""), element.value
             assert "](http" not in element.value
             assert len(element.value) < 5000
-
-
-@pytest.mark.parametrize("page", PAGES)
-def test_odd_numbers_do_not_break_a_page(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    odd = cycle([math.nan, None, math.inf, -math.inf, 1e130])
-    tables = {}
-    for name, frame in all_tables().items():
-        numbers = [column for column, kind in frame.schema.items() if kind == pl.Float64]
-        tables[name] = frame.with_columns(pl.Series(column, islice(odd, frame.height), pl.Float64) for column in numbers)
-    make_run(tmp_path / "runs" / "demo", tables=tables)
-    open_page(page, tmp_path / "runs", monkeypatch, "demo")
 
 
 def test_a_running_run_shows_progress_and_what_is_to_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,12 +187,13 @@ def test_no_page_loads_torch(runs: Path) -> None:
     script = f"""
 import sys
 from streamlit.testing.v1 import AppTest
-import dashboards.report, dashboards.serve, dashboards.pages.user_timeline
+import dashboards.report, dashboards.serve, dashboards.pages.user_timeline, dashboards.pages.cohort_rates
+import dashboards.pages.learners, dashboards.pages.what_if
 from dashboards import queries, seeds
 from recrl.core.runs import RunFolder
 from itertools import cycle, islice
 from pathlib import Path
-for page in {PAGES!r}:
+for page in {(*PAGES, "label")!r}:
     app = AppTest.from_string(f"from dashboards.pages import {{page}}\\n{{page}}.page()", default_timeout=60)
     app.query_params["run"] = "demo"
     app.run()
@@ -217,10 +230,7 @@ def test_each_part_of_the_ab_page(kind: str, view: str, tmp_path: Path, monkeypa
             for name, frame in tables.items()
         }
     elif kind == "odd":
-        odd = cycle([math.nan, None, math.inf, -math.inf, 1e130])
-        for name, frame in tables.items():
-            numbers = [column for column, dtype in frame.schema.items() if dtype == pl.Float64]
-            tables[name] = frame.with_columns(pl.Series(column, islice(odd, frame.height), pl.Float64) for column in numbers)
+        tables = odd()
     elif kind == "empty":
         tables = {name: frame if name == "ab_metrics" else frame.clear() for name, frame in tables.items()}
     run = make_run(tmp_path / "runs" / "demo", tables=tables)

@@ -10,7 +10,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 import recrl_datasets as rd
-from dashboards import timeline
+from dashboards import cohorts, timeline
 from recrl.core.errors import StorageError
 from recrl.core.files import read_json, write_json
 from recrl.core.runs import RunFolder
@@ -87,3 +87,32 @@ def test_the_page_shows_the_user_that_is_asked_for(run: RunFolder, monkeypatch: 
     next(button for button in app.button if button.label == "Another user").click().run()
     assert not app.exception
     assert "20 rows in 4 sessions" in text_of(app)
+
+
+def test_rates_by_cohort_are_those_of_the_log(run: RunFolder) -> None:
+    store = timeline.store_of(run)
+    log = store.log()
+    assert cohorts.kinds(store) == ["activity", "week of the first visit"]
+    assert cohorts.signals(store) == ["click"]
+    first = cohorts.rates(store, cohorts.FIRST_WEEK, "click")
+    assert first.select("cohort", "users", "rows").rows() == [("week 1", 6, 120)]
+    assert first["rate"][0] == pytest.approx(log.column("click").mean())
+    groups = cohorts.rates(store, cohorts.ACTIVITY, "click")
+    assert groups["users"].to_list() == [2, 2, 2]
+    assert (groups["rate"] * groups["rows"]).sum() == pytest.approx(log.column("click").sum())
+    # the interval of a mean over users, all with as many rows
+    by_user = np.array([log.column("click")[log.column("user") == user].mean() for user in range(6)])
+    half = 1.96 * by_user.std() / np.sqrt(6)
+    assert first["upper"][0] - first["rate"][0] == pytest.approx(half)
+
+
+def test_cohorts_are_compared_on_the_page(run: RunFolder) -> None:
+    app = AppTest.from_string("from dashboards.pages import data\ndata.page()", default_timeout=60)
+    app.query_params["run"], app.query_params["cohorts"] = "demo", "true"
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("RECRL_RUNS", str(run.path.parent))
+        app.run()
+        assert not app.exception
+        assert "Intervals over 6 users" in text_of(app)
+        app.selectbox(key="cohort").select(cohorts.FIRST_WEEK).run()
+    assert not app.exception

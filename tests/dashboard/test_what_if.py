@@ -1,0 +1,81 @@
+"""What-ifs of the simulator page: a command that the command line understands, and what came of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import tyro
+from streamlit.testing.v1 import AppTest
+
+from dashboards import children, what_if
+from recrl.core.errors import ConfigError
+from recrl.core.files import write_json
+from tests.dashboard.make_run import make_run
+from tests.dashboard.test_pages import HOSTILE, text_of
+from tests.dashboard.test_planning import ended
+
+ASKED = what_if.WhatIf("demo", "random", "weak", 50, 6, "weekly", 0.45, 100, 7, 3, "what-if-1")
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A root with a run that says it holds a simulator."""
+    root = (tmp_path / "runs").absolute()
+    run = make_run(root / "demo")
+    write_json(run.artifact("simulator/world.json"), {})
+    monkeypatch.setenv("RECRL_RUNS", str(root))
+    monkeypatch.setenv("RECRL_STORES", str(tmp_path / "stores"))
+    return root
+
+
+def test_a_what_if_is_a_command_that_the_command_line_understands(root: Path) -> None:
+    from recrl.verbs.simulate import LogOptions
+
+    words = what_if.command(root, ASKED)
+    asked = tyro.cli(LogOptions, args=words[2:])
+    assert words[:2] == ["simulate", "log"]
+    assert (asked.policy, asked.simulator, asked.data.data, asked.name) == ("uniform", root / "demo", "ml-100k", "what-if-1")
+    assert (asked.log.scenario, asked.log.pool, asked.log.slate, asked.log.users, asked.log.days) == ("weak", 50, 6, 100, 7)
+    assert (asked.log.drift.kind, asked.log.drift.amplitude) == ("weekly", 0.45)
+
+
+@pytest.mark.parametrize("changes", [{"name": "../x"}, {"name": "mine"}, {"pool": 3}, {"simulator": "../x"}, {"policy": HOSTILE}])
+def test_what_cannot_be_simulated_is_a_message(changes: dict[str, object], root: Path) -> None:
+    with pytest.raises(ConfigError):
+        what_if.command(root, replace(ASKED, **changes))  # type: ignore[arg-type]
+
+
+def test_the_sliders_start_a_child_and_the_page_shows_how_it_ended(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begin, asked = children.start, []
+
+    def start(run: Path, command: list[str]) -> children.Child:
+        asked.append(command)
+        return begin(run, ["simulate", "log", "nobody", f"--stores={root}", "--data=absent"])
+
+    monkeypatch.setattr(children, "start", start)
+    app = AppTest.from_string("from dashboards.pages import simulator\nsimulator.page()", default_timeout=60)
+    app.query_params["run"], app.query_params["view"] = "demo", "What if"
+    app.run()
+    assert not app.exception, [element.message for element in app.exception]
+    assert "No what-if was simulated yet" in text_of(app)
+    next(slider for slider in app.slider if slider.label == "Candidates a request").set_value(60)
+    next(button for button in app.button if button.label == "Simulate").click().run()
+    assert not app.exception
+    assert "--pool=60" in asked[0]
+    child = children.of(what_if.stores_root())[0]
+    ended(child)
+    assert "No dataset or store" in text_of(app.run())
+
+
+def test_progress_and_results_are_read_from_what_it_says(root: Path) -> None:
+    child = children.start(what_if.stores_root() / "what-if-9", ["nothing"])
+    ended(child)
+    child.err.write(b"prepare: 100%  x\nsimulate log:  40%  day 3 of 7\n")
+    child.err.flush()
+    assert what_if.share_done(child) == 0.4
+    assert what_if.free_name() == "what-if-1"
+    (what_if.stores_root() / "what-if-1").mkdir(parents=True)
+    (what_if.stores_root() / "what-if-1" / "manifest.json").write_text("{}")
+    assert (what_if.made(), what_if.free_name()) == (["what-if-1"], "what-if-2")
