@@ -86,7 +86,6 @@ def _work(name: str, signals: int, stage: int, kept: int = 10_000) -> Callable[[
 def main() -> None:
     """Run what is asked for."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--speed", action="store_true", help="updates per core-second: all that is measured here")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--quick", action="store_true", help="three rounds: no verdict")
     parser.add_argument("--json", action="store_true")

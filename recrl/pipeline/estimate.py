@@ -96,12 +96,7 @@ def estimate(
     rows = buffer.rows_of(setting.split.test, with_next=False)
     user = buffer.user[rows].cpu().numpy().astype(np.int64)
     test, cut = setting.split.test, sessions(setting.split.test, setting.session_rule)
-    if behaviour is None:
-        nothing = np.empty((user.size, 0))
-        logged = Scored(np.log(test.column("propensity").astype(np.float64)), nothing.astype(np.int64), nothing)
-    else:
-        behaviour = calibrated(behaviour, buffer, buffer.rows_of(setting.split.valid, with_next=False))
-        logged = scored(behaviour, buffer, rows, asked.draws, asked.seed, None)
+    logged = logging_scores(setting, behaviour, buffer, test, asked.draws, asked.seed)
     trajectory = cut.requests.through(cut.rows) if any("trajectory" in needs(name) for name in asked.estimators) else None
     features = _Features(setting, test.column("user"), test.column("item"), trajectory) if _predicts(asked.estimators) else None
     signals = [name for name in (*BEHAVIOURS, "watch_seconds", "rating") if setting.log.has(name)]
@@ -138,6 +133,15 @@ def states_propensities(log: Log) -> bool:
     pool is another one.
     """
     return log.has("propensity") and not log.has("candidate_set_id")
+
+
+def logging_scores(setting: Setting, behaviour: ItemPolicy | None, buffer: LoggedBuffer, part: Log, draws: int, seed: int) -> Scored:
+    """The logging policy on the rows of a part: what the log states, or ``behaviour`` calibrated on validation rows."""
+    if behaviour is None:
+        nothing = np.empty((part.n_rows, 0))
+        return Scored(np.log(part.column("propensity").astype(np.float64)), nothing.astype(np.int64), nothing)
+    behaviour = calibrated(behaviour, buffer, buffer.rows_of(setting.split.valid, with_next=False))
+    return scored(behaviour, buffer, buffer.rows_of(part, with_next=False), draws, seed, None)
 
 
 def _told(progress: Progress, before: int, of: int, name: str, share: float) -> None:

@@ -24,6 +24,9 @@ from recrl.replay.samplers import UniformSampler
 from recrl.training.offline import OfflineConfig, train_offline
 from recrl.training.tensorboard import mirror
 
+LOGGING = "logging-policy"
+"""Name of the estimated logging policy in a run."""
+
 
 @dataclass(frozen=True)
 class LearnConfig:
@@ -113,6 +116,13 @@ def learn(
         policy = TwoStagePolicy(generator, policy, config.pool_size)
     policy.save(policy_folder(run, config.name))
     return policy
+
+
+def clone_logging_policy(setting: Setting, steps: int, run: RunFolder, *, seed: int, device: str, progress: Progress) -> ItemPolicy:
+    """An estimate of the policy that made the log: its items cloned, saved as :data:`LOGGING`."""
+    return learn(
+        setting, LearnConfig("bc", "item", OfflineConfig(steps=steps), label=LOGGING), run, seed=seed, device=device, progress=progress
+    )
 
 
 def _generator(setting: Setting, config: LearnConfig) -> ItemPolicy | None:

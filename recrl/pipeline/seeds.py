@@ -155,6 +155,35 @@ def _follow_parent() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
+def raise_failed(results: Sequence[SeedResult], name: Callable[[int], str], words: Mapping[str, str] | None = None) -> None:
+    """Raise the first error, for work that is worth nothing in part; ``words`` of its mend are replaced by the caller's own.
+
+    **Errors**: :class:`RecrlError` of the first that is not done, ``name`` of its key before it.
+    """
+    for result in results:
+        if result.state != "done":
+            mend = result.error["mend"]
+            for ours, theirs in (words or {}).items():
+                mend = mend.replace(ours, theirs)
+            raise RecrlError(f"{name(result.seed)}: {result.error['what']}", where=result.error["where"], mend=mend)
+
+
+def student_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
+    """Mean over seeds and half the width of its Student-t interval, NaN for a single seed.
+
+    >>> [round(x, 3) for x in student_interval([1.0, 2.0, 3.0])]
+    [2.0, 2.484]
+    """
+    from scipy.stats import t
+
+    count = len(values)
+    mean = math.fsum(values) / count
+    if count < 2:
+        return mean, math.nan
+    spread = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (count - 1))
+    return mean, float(t.ppf(0.5 + level / 2, count - 1)) * spread / math.sqrt(count)
+
+
 def summarise(finals: Sequence[Mapping[str, float]], level: float = 0.95) -> list[dict[str, Any]]:
     """Mean over seeds of each number that every seed has, with a Student-t interval; no interval for a single seed.
 
@@ -162,18 +191,10 @@ def summarise(finals: Sequence[Mapping[str, float]], level: float = 0.95) -> lis
     >>> [round(row[name], 3) for name in ("mean", "lower", "upper")]
     [2.0, -0.484, 4.484]
     """
-    from scipy.stats import t
-
     rows = []
     for name in [n for n in finals[0] if all(n in final for final in finals)] if finals else []:
-        values = [float(final[name]) for final in finals]
-        count = len(values)
-        mean = math.fsum(values) / count
-        half = math.nan
-        if count > 1:
-            spread = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (count - 1))
-            half = float(t.ppf(0.5 + level / 2, count - 1)) * spread / math.sqrt(count)
-        rows.append({"metric": name, "mean": mean, "lower": mean - half, "upper": mean + half, "level": level, "seeds": count})
+        mean, half = student_interval([float(final[name]) for final in finals], level)
+        rows.append({"metric": name, "mean": mean, "lower": mean - half, "upper": mean + half, "level": level, "seeds": len(finals)})
     return rows
 
 

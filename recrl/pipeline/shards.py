@@ -14,7 +14,7 @@ import torch
 from recrl.core.contracts import Progress
 from recrl.core.errors import ConfigError, MissingDependencyError, RecrlError
 from recrl.core.files import sweep
-from recrl.pipeline.seeds import cores, over_seeds
+from recrl.pipeline.seeds import cores, over_seeds, raise_failed
 from simulators.ab.experiment import Experiment
 from simulators.ab.parts import Piece, pieces_left, read_parts, write_part
 from simulators.ab.users import UserMetrics
@@ -113,10 +113,7 @@ def _over_processes(
 ) -> None:
     shares = {k: _Share(experiment, folder, tuple(pieces[k::workers])) for k in range(min(workers, len(pieces)))}
     found = over_seeds(_do, shares, workers, lambda shard, done, text: tell(shard + workers * int(text), done))
-    for result in found:
-        if result.state != "done":
-            mend = result.error["mend"].replace("--jobs", "--shards").replace("this seed alone", "with --shards 1")
-            raise RecrlError(f"shard {result.seed}: {result.error['what']}", where=result.error["where"], mend=mend)
+    raise_failed(found, lambda shard: f"shard {shard}", {"--jobs": "--shards", "this seed alone": "with --shards 1"})
 
 
 def _over_ray(experiment: Experiment, folder: Path, pieces: Sequence[Piece], workers: int, tell: Callable[[int, float], None]) -> None:

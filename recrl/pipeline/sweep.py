@@ -19,8 +19,8 @@ from recrl.core.files import read_json, write_json
 from recrl.core.runs import RunFolder
 from recrl.core.streams import Purpose, Streams
 from recrl.pipeline.data import DataOptions, load_store
-from recrl.pipeline.estimate import EstimateConfig, calibrated, estimate, scored, states_propensities
-from recrl.pipeline.learn import LearnConfig, learn, policy_folder
+from recrl.pipeline.estimate import EstimateConfig, estimate, logging_scores, scored, states_propensities
+from recrl.pipeline.learn import LOGGING, LearnConfig, clone_logging_policy, learn, policy_folder
 from recrl.pipeline.policies import history_of
 from recrl.pipeline.setting import LogAction, Setting
 from recrl.pipeline.spaces import Range, space_of
@@ -28,7 +28,6 @@ from recrl.policies import load_policy
 from recrl.policies.items import ItemPolicy
 from recrl.training.offline import OfflineConfig
 
-LOGGING = "logging-policy"
 SHORTFALL = 10.0
 """What a protected response's relative shortfall costs, in relative gains of the main one: no trial buys one with the other."""
 
@@ -77,8 +76,7 @@ class Search:
 def fit_logging_policy(setting: Setting, config: SweepConfig, run: RunFolder, *, seed: int, device: str, progress: Progress) -> None:
     """Clone the logging policy into the run, once for all learners; nothing to do where the log states propensities."""
     if not states_propensities(setting.log):
-        cloned = LearnConfig("bc", "item", OfflineConfig(steps=config.behaviour_steps), label=LOGGING)
-        learn(setting, cloned, run, seed=seed, device=device, progress=progress)
+        clone_logging_policy(setting, config.behaviour_steps, run, seed=seed, device=device, progress=progress)
 
 
 def search(asked: Search, progress: Progress) -> dict[str, Any]:
@@ -133,12 +131,8 @@ class Judge:
         behaviour = None if states_propensities(setting.log) else logging_policy(run)
         history = 1 if behaviour is None else history_of(behaviour)
         self.setting, self.device, self.history, self.seed = setting, asked.device, history, asked.seed
-        if behaviour is None:
-            self.logged = np.log(self.valid.column("propensity").astype(np.float64))
-            return
         buffer = setting.buffer("item", asked.device, history=history)
-        rows = buffer.rows_of(self.valid, with_next=False)
-        self.logged = scored(calibrated(behaviour, buffer, rows), buffer, rows, 0, asked.seed, None).log_prob
+        self.logged = logging_scores(setting, behaviour, buffer, self.valid, 0, asked.seed).log_prob
 
     def __call__(self, policy: ItemPolicy) -> dict[str, Any]:
         """``score``, and the estimate and the log's mean of each signal."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -9,15 +10,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-import numpy as np
 import polars as pl
-from scipy import stats
 
 from recrl.core.contracts import Progress
-from recrl.core.errors import RecrlError, StorageError
+from recrl.core.errors import StorageError
 from recrl.core.files import read_json, write_json
 from recrl.core.runs import RunFolder
-from recrl.pipeline.seeds import over_seeds
+from recrl.pipeline.seeds import over_seeds, raise_failed, student_interval
 
 Certainty = Literal["certain", "likely", "uncertain"]
 Rounds = Callable[["Cell"], dict[str, Any]]
@@ -142,16 +141,14 @@ def run_study(
     total = len(cells)
 
     def tell(group: int, share: float, text: str) -> None:
-        progress(len(finished(run.path, cells)) / max(total, 1), text)
+        there = sum((run.path / "cells" / cell.file).exists() for cell in cells)
+        progress(there / max(total, 1), text)
 
     if jobs == 1:
         for k, group in work.items():
             run_group(group, lambda share, text, k=k: tell(k, share, text))  # type: ignore[misc]
     else:
-        failed = [found for found in over_seeds(run_group, work, jobs, tell) if found.state != "done"]
-        if failed:
-            error = failed[0].error
-            raise RecrlError(error["what"], where=error.get("where", study.paper), mend=error.get("mend", "the same command goes on"))
+        raise_failed(over_seeds(run_group, work, jobs, tell), lambda k: f"{work[k].cells[0].part}, seed {work[k].cells[0].seed}")
     done = finished(run.path, cells)
     report = study.report(done)
     for name, table in report.tables.items():
@@ -237,11 +234,10 @@ def mean_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, 
     >>> mean_interval([1.0])
     (1.0, -inf, inf)
     """
-    x = np.asarray(values, dtype=np.float64)
-    if len(x) < 2:
-        return float(x.mean()), -np.inf, np.inf
-    half = float(stats.t.ppf(0.5 + level / 2, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x)))
-    return float(x.mean()), float(x.mean()) - half, float(x.mean()) + half
+    mean, half = student_interval(values, level)
+    if len(values) < 2:
+        half = math.inf
+    return mean, mean - half, mean + half
 
 
 def paired(done: Sequence[Done], part: str, method: str, against: str, value: Callable[[Mapping[str, Any]], float]) -> list[float]:

@@ -17,10 +17,9 @@ from recrl.core.runs import RunFolder
 from recrl.core.torch.devices import resolve_device
 from recrl.pipeline.data import DataOptions, load_store
 from recrl.pipeline.estimate import EstimateConfig, estimate, states_propensities
-from recrl.pipeline.learn import LearnConfig, learn
+from recrl.pipeline.learn import clone_logging_policy
 from recrl.pipeline.policies import BASELINES, fingerprint, named_policies, over_items
 from recrl.pipeline.setting import Setting
-from recrl.training.offline import OfflineConfig
 
 
 @dataclass(frozen=True)
@@ -96,11 +95,11 @@ def ope(options: OpeOptions, talk: Talk) -> None:
         device=device,
     )
     with run.running():
-        cloned = LearnConfig("bc", "item", OfflineConfig(steps=options.behaviour_steps), label="logging-policy")
         stage = stages_of(run, talk)
         behaviour = None
         if not logged:
-            behaviour = learn(setting, cloned, run, seed=options.seed, device=device, progress=stage("logging policy", 0.0, 0.5))
+            report = stage("logging policy", 0.0, 0.5)
+            behaviour = clone_logging_policy(setting, options.behaviour_steps, run, seed=options.seed, device=device, progress=report)
         result = estimate(
             setting,
             policies,

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
 from recrl.algorithms import REGISTRY
 from recrl.console import Talk, stages_of
 from recrl.core.config import to_dict
-from recrl.core.errors import ConfigError, RecrlError
+from recrl.core.errors import ConfigError
 from recrl.core.runs import RunFolder
 from recrl.core.torch.devices import resolve_device
 from recrl.pipeline.data import DataOptions, load_store
-from recrl.pipeline.seeds import cores, over_seeds
+from recrl.pipeline.seeds import cores, over_seeds, raise_failed
 from recrl.pipeline.setting import LogAction, Setting
 from recrl.pipeline.sweep import Search, SweepConfig, conclude, fit_logging_policy, search
 from recrl.training.offline import OfflineConfig
@@ -101,7 +101,4 @@ def _searched(options: SweepOptions, run: RunFolder, device: str, talk: Talk) ->
             search(one, reporters[k])
         return
     results = over_seeds(search, work, how.jobs or cores(), lambda k, done, text: reporters[k](done, text))
-    failed: list[Any] = [result for result in results if result.state != "done"]
-    if failed:
-        error = failed[0].error
-        raise RecrlError(f"{options.learners[failed[0].seed]}: {error['what']}", where=error["where"], mend=error["mend"])
+    raise_failed(results, lambda k: options.learners[k])
