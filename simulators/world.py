@@ -385,7 +385,7 @@ class RetentionWorld:
         told |= {"drift": self.drift.truth(s.day)} if config.truth and self.drift is not None else {}
         after, churned, late, gap_days = self._returns(made, s.day, deviation, ends, streams, told)
         return _as_they_were(gone, s, after), Outcome(
-            reward=gone.fill(self._reward(rates, watch, gap_days), 0.0),
+            reward=gone.fill(self._reward(rates, watch, gap_days, churned), 0.0),
             terminated=churned,
             truncated=late,
             session_end=ends,
@@ -468,12 +468,13 @@ class RetentionWorld:
         )
         return after, gone, late, ended.put(nothing, gap)
 
-    def _reward(self, rates: Tensor, watch: Tensor | None, gap_days: Tensor) -> Tensor:
+    def _reward(self, rates: Tensor, watch: Tensor | None, gap_days: Tensor, churned: Tensor) -> Tensor:
         scale = float(self.config.shown) if self.config.slate_reward == "sum" else 1.0
         columns = []
-        for code in self._signals:
+        for code, signal in zip(self._signals, self.objective.signals, strict=True):
             if code == -1:
-                columns.append(-gap_days.clamp_max(float(self.objective.max_gap_days)))
+                away = gap_days.clamp_max(float(self.objective.max_gap_days))
+                columns.append(-torch.where(churned, self.objective.churn_days(signal), away))
             else:
                 mean = watch.mean(1) if code == F and watch is not None else rates[:, code]
                 columns.append(mean * scale)

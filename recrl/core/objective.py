@@ -13,7 +13,8 @@ from recrl.core.errors import ConfigError
 class Signal:
     """One reward signal with its own discount.
 
-    ``name`` is a behaviour, ``watch_seconds``, ``rating`` or ``return`` (minus the return gap in days).
+    ``name`` is a behaviour, ``watch_seconds``, ``rating`` or ``return`` (minus the days until the user is back, paid when a session ends;
+    :meth:`Objective.churn_days` for who never is).
     ``discount_within`` applies from request to request inside a session, ``discount_across`` over a session
     boundary (1 and 0 give RLUR's rule: undiscounted inside a session, nothing beyond).
     """
@@ -76,34 +77,46 @@ class Constraint:
 
 @dataclass(frozen=True)
 class Objective:
-    """Main reward, constrained responses, and what retention means.
+    """Main reward, constrained responses, and who counts as gone.
 
     Attributes:
         main: the signal to maximise.
         constraints: responses to protect, each with its own discount.
-        retention_day: ``k`` of day-k retention.
         max_gap_days: a user who has not returned within this many days counts as churned.
-        horizon_days: length of an experiment in simulated days.
     """
 
     main: Signal = Signal("long_view")
     constraints: tuple[Constraint, ...] = ()
-    retention_day: int = 1
     max_gap_days: int = 10
-    horizon_days: int = 30
 
     def __post_init__(self) -> None:
         names = [s.name for s in self.signals]
         if len(set(names)) != len(names):
             raise ConfigError(f"each signal may appear once; got {names}", where="objective.constraints", mend="name each response once")
-        for field in ("retention_day", "max_gap_days", "horizon_days"):
-            if getattr(self, field) < 1:
-                raise ConfigError(f"{field} is {getattr(self, field)}; it must be at least 1", where=f"objective.{field}")
+        if self.max_gap_days < 1:
+            raise ConfigError(f"max_gap_days is {self.max_gap_days}; it must be at least 1", where="objective.max_gap_days")
+        if any(s.name == "return" and s.discount_across >= 1.0 for s in self.signals):
+            raise ConfigError(
+                "the days away of a user who never comes back have no sum without a discount",
+                where="objective.discount_across of signal 'return'",
+                mend="choose a discount across sessions below 1, such as 0.95",
+            )
 
     @property
     def signals(self) -> tuple[Signal, ...]:
         """Main signal first, then the constrained ones: the column order of every reward array."""
         return (self.main, *(c.signal for c in self.constraints))
+
+    def churn_days(self, signal: Signal) -> float:
+        """What a user who never comes back costs under the signal ``return``, in days: ``max_gap_days / (1 - discount_across)``.
+
+        As if away for ``max_gap_days`` again and again. Were it less, to lose a user, whose life ends there, could cost less than to keep
+        one whose gaps go on.
+
+        >>> Objective().churn_days(Signal("return", discount_within=1.0, discount_across=0.9))
+        100.0
+        """
+        return round(self.max_gap_days / (1.0 - signal.discount_across), 9)
 
     def protecting(self, constraints: tuple[str, ...], discount: float = 0.99) -> Objective:
         """The same objective with constraints as a command line writes them (:meth:`Constraint.parse`)."""

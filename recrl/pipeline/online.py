@@ -125,7 +125,7 @@ class OnlinePlan:
         online: length and portions of training.
         options: options of the learner.
         buffer: what is remembered.
-        discount: within sessions and across them.
+        discount: within sessions (but for `return`, not discounted there) and across them.
         temperature: spread of the item choice of the saved policy, in units of its scores.
         constraints: responses to protect, as :meth:`recrl.core.objective.Constraint.parse` reads them.
     """
@@ -154,8 +154,9 @@ class OnlinePlan:
         return {**asdict(self), "options": asdict(self.options)}
 
     def objective(self, signal: str) -> Objective:
-        """The signal as the main reward, and the constraints."""
-        main = Signal(signal, discount_within=self.discount, discount_across=self.discount)
+        """The signal as the main reward, and the constraints; days away are not discounted within a session, which would pay for delay."""
+        within = 1.0 if signal == "return" else self.discount
+        main = Signal(signal, discount_within=within, discount_across=self.discount)
         return Objective(main).protecting(self.constraints, self.discount)
 
 

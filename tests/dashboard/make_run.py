@@ -22,7 +22,7 @@ def make_run(path: Path, *, finish: bool = True, tables: Mapping[str, pl.DataFra
     """Write a run with every table; ``tables`` replaces some of them, ``finish=False`` leaves it running."""
     config = {
         "data": "ml-100k",
-        "objective": {"main": {"name": "long_view"}, "retention_day": 1, "horizon_days": 30},
+        "objective": {"main": {"name": "long_view"}, "max_gap_days": 10},
         "algorithms": ["bc", "td3_bc"],
         "steps": 2000,
     }

@@ -133,18 +133,31 @@ def test_config_round_trip_keeps_nested_values():
     objective = Objective(
         main=Signal("watch_seconds", discount_across=0.5),
         constraints=(Constraint(Signal("hate", weight=-1.0), "at_most", 0.001),),
-        horizon_days=7,
+        max_gap_days=7,
     )
     assert from_json(Objective, to_json(objective)) == objective
+
+
+@given(st.lists(st.floats(1.0, 30.0), max_size=20), st.floats(0.0, 0.99), st.integers(1, 10))
+def test_to_lose_a_user_later_is_never_worse_than_to_lose_them_now(gaps, discount, max_gap):
+    objective = Objective(Signal("return", discount_within=1.0, discount_across=discount), max_gap_days=max_gap)
+    gone = objective.churn_days(objective.main)
+    stays = sum(discount**k * min(gap, max_gap) for k, gap in enumerate(gaps))
+    assert stays + discount ** len(gaps) * gone <= gone * (1.0 + 1e-9)
+
+
+def test_days_away_need_a_discount_across_sessions():
+    with pytest.raises(ConfigError, match="have no sum without a discount"):
+        Objective(Signal("return", discount_across=1.0))
 
 
 @pytest.mark.parametrize(
     ("data", "message"),
     [
         ({"horizon": 3}, "unknown key 'horizon'"),
-        ({"horizon_dayz": 3}, "did you mean 'horizon_days'?"),
-        ({"horizon_days": "soon"}, "horizon_days: Input should be a valid integer"),
-        ({"horizon_days": 0}, "horizon_days is 0; it must be at least 1"),
+        ({"max_gap_dayz": 3}, "did you mean 'max_gap_days'?"),
+        ({"max_gap_days": "soon"}, "max_gap_days: Input should be a valid integer"),
+        ({"max_gap_days": 0}, "max_gap_days is 0; it must be at least 1"),
         ({"main": {"nam": "click"}}, "unknown key 'nam'"),
         ({"main": {"name": "click", "discount_within": 1.5}}, "discount_within of signal 'click' is 1.5"),
         ({"constraints": [{"signal": {"name": "long_view"}, "direction": "at_least"}]}, "each signal may appear once"),
@@ -273,7 +286,7 @@ def test_opening_what_is_no_run(tmp_path: Path):
 
 def test_objective_is_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
-        Objective().horizon_days = 3  # type: ignore[misc]
+        Objective().max_gap_days = 3  # type: ignore[misc]
 
 
 def test_importing_core_does_not_load_torch():
