@@ -6,11 +6,10 @@ import pytest
 import torch
 
 from recrl.core.runs import RunFolder
-from recrl.reproductions import tscac_simulator as simulator
 from recrl.reproductions.study import Asked, Cell, Done, run_study
-from recrl.reproductions.tscac import PRIMARY, Budget, TSCACStudy, study
-from recrl.reproductions.tscac_report import constrained, report
-from recrl.reproductions.tscac_rows import PROTECTED, SIGNALS, chosen
+from recrl.reproductions.tscac import PRIMARY, Budget, TSCACStudy, simulator, study
+from recrl.reproductions.tscac.report import constrained, report
+from recrl.reproductions.tscac.rows import PROTECTED, SIGNALS, chosen
 
 TINY = Budget(updates=8, options=2, clone_updates=10, users=60, days=1, judging_users=20, data="toy")
 

@@ -10,8 +10,8 @@ import numpy as np
 import polars as pl
 
 from recrl.reproductions.study import Done, Published, Report, mean_interval, paired
-from recrl.reproductions.tscac_kuairand import LEAST_EVENTS
-from recrl.reproductions.tscac_rows import PROTECTED, SIGNALS
+from recrl.reproductions.tscac.kuairand import LEAST_EVENTS
+from recrl.reproductions.tscac.rows import PROTECTED, SIGNALS
 
 RIVALS = ("rcpo multi-critic", "joint critic")
 ESTIMATORS = ("ncis", "snips", "dr")

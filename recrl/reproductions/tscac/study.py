@@ -1,8 +1,8 @@
 """TSCAC, its baselines and controls: on simulated users, where the truth is known, and on KuaiRand rows, judged off-policy.
 
-Part ``simulator``: a known policy logs on a simulated platform (:mod:`recrl.reproductions.tscac_simulator`), every method learns from that
+Part ``simulator``: a known policy logs on a simulated platform (:mod:`recrl.reproductions.tscac.simulator`), every method learns from that
 log alone, and each policy is judged by the lives of fresh users with common luck. Part ``kuairand``, where its files are given: rows of the
-150 videos most viewed in the training part, judged by estimates (:mod:`recrl.reproductions.tscac_rows`). In a cell, a method tries its four
+150 videos most viewed in the training part, judged by estimates (:mod:`recrl.reproductions.tscac.rows`). In a cell, a method tries its four
 options with the same updates and seed; validation rows choose one, which is judged once.
 """
 
@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from recrl.reproductions import tscac_simulator as simulator
 from recrl.reproductions.study import Asked, Cell, Done, Report, Rounds
-from recrl.reproductions.tscac_kuairand import constants, events, kuairand_rows
-from recrl.reproductions.tscac_report import report
-from recrl.reproductions.tscac_rows import SIGNALS, Rows, Trained, chosen, picked
-from recrl.reproductions.tscac_supervised import SUPERVISED, click_scores
+from recrl.reproductions.tscac import simulator
+from recrl.reproductions.tscac.kuairand import constants, events, kuairand_rows
+from recrl.reproductions.tscac.report import report
+from recrl.reproductions.tscac.rows import SIGNALS, Rows, Trained, chosen, picked
+from recrl.reproductions.tscac.supervised import SUPERVISED, click_scores
 
 TEMPERATURES = (0.1, 0.3, 1.0, 3.0)
 LARGE = 1e6  # a multiplier that leaves stage one alone: the geometric mean of its policies

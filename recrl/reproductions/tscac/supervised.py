@@ -18,7 +18,7 @@ from recrl.core.behaviours import BEHAVIOURS
 from recrl.policies.history import behaviours
 from recrl.rankers.recbole_shims import import_recbole, use_recbole
 from recrl.replay.samplers import UniformSampler
-from recrl.reproductions.tscac_rows import BATCH, SIGNALS, Rows
+from recrl.reproductions.tscac.rows import BATCH, SIGNALS, Rows
 
 SUPERVISED = {"wide&deep": "WideDeep", "deepfm": "DeepFM"}
 """Our name and RecBole's."""

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from recrl.reproductions.tscac_rows import CAP, PROTECTED, Rows, picked
+from recrl.reproductions.tscac.rows import CAP, PROTECTED, Rows, picked
 from recrl_datasets import Log, prepare, split_by_time
 
 ITEMS, DISCOUNT, LEAST_EVENTS = 150, 0.99, 100

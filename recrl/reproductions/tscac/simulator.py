@@ -23,7 +23,7 @@ from recrl.core.torch.streams import TensorStreams
 from recrl.pipeline.data import DataOptions, load_store
 from recrl.pipeline.setting import Setting
 from recrl.policies.items import ItemPolicy, TableScores, item_spec
-from recrl.reproductions.tscac_rows import HISTORY, PROTECTED
+from recrl.reproductions.tscac.rows import HISTORY, PROTECTED
 from recrl_datasets import Log, sessions
 from simulators.config import WorldConfig
 from simulators.fit import FitConfig, FittedWorld, fit_world
