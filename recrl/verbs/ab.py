@@ -124,12 +124,14 @@ def ensemble_members(simulator: Path, count: int) -> list[FittedWorld]:
 
 
 def print_effects(rows: list[dict[str, Any]], design: list[dict[str, Any]], talk: Talk) -> None:
-    """Effects of every arm but the baseline's own rows, and what was assumed."""
+    """Effects of every arm but the baseline's own rows, what never happened, and what was assumed."""
     columns = ["scenario", "metric", "arm", "baseline_mean", "mean", "effect", "lower", "upper", "verdict"]
-    shown = [
-        [f"{row[c]:.4g}" if isinstance(row[c], float) else f"{row[c]}" for c in columns] for row in rows if row["arm"] != row["baseline"]
-    ]
+    happened = {row["metric"] for row in rows if row["mean"] or row["baseline_mean"]}
+    told = [row for row in rows if row["arm"] != row["baseline"] and row["metric"] in happened]
+    shown = [[f"{row[c]:.4g}" if isinstance(row[c], float) else f"{row[c]}" for c in columns] for row in told]
     talk.table(f"A/B against {rows[0]['baseline'] if rows else ''}", columns, shown)
+    if never := sorted({row["metric"] for row in rows} - happened):
+        talk.say(f"0 in every arm, so not shown: {', '.join(never)}")
     for d in design:
         how = "the same users and noise in every arm" if d["paired"] else "users randomised to arms"
         talk.say(f"scenario {d['eta_scenario']}: satisfaction's effect on return assumed as eta_s = {d['eta']:g}")
