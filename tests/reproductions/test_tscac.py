@@ -109,12 +109,16 @@ def test_kuairand_rows_are_judged_where_there_are_events(value, clear, popular):
 
 
 def test_options_are_chosen_by_constraints_first():
-    def judged(watch, like):
-        return {"watch_seconds": {"ncis": {"value": watch}}, **{s: {"ncis": {"value": like}} for s in PROTECTED}}
+    def judged(watch, like, half=0.0):
+        return {"watch_seconds": {"ncis": {"value": watch}}, **{s: {"ncis": {"value": like, "upper": like + half}} for s in PROTECTED}}
 
     logged = judged(10.0, 0.5)
-    assert chosen([judged(20.0, 0.4), judged(12.0, 0.5), judged(11.0, 0.6)], logged) == 1
+    sure = [judged(20.0, 0.4), judged(12.0, 0.5), judged(11.0, 0.6)]
+    assert chosen(sure, logged) == chosen(sure, logged, "value") == 1
     assert chosen([judged(20.0, 0.2), judged(12.0, 0.3)], logged) == 1, "where none keeps them, the least loss"
+    unsure = [judged(20.0, 0.3, 0.1), judged(15.0, 0.45, 0.1), judged(11.0, 0.6, 0.1)]
+    assert chosen(unsure, logged) == 1, "a loss within its interval is none"
+    assert chosen(unsure, logged, "value") == 2
 
 
 def test_kuairand_rows_are_a_part_where_their_folder_is_given(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,13 @@ def report(done: Sequence[Done], *, kuairand: bool) -> Report:
         done: finished cells.
         kuairand: whether KuaiRand rows were asked for.
     """
-    tables = {"tscac_simulator": simulator_table(done), "tscac_constrained": constrained_table(done), "tscac_lambda": lambda_table(done)}
+    tables = {
+        "tscac_simulator": simulator_table(done),
+        "tscac_constrained": constrained_table(done),
+        "tscac_by_value": simulator_table(by_value(done)),
+        "tscac_constrained_by_value": constrained_table(by_value(done)),
+        "tscac_lambda": lambda_table(done),
+    }
     verdict = [*simulator_verdict(done), *lambda_verdict(tables["tscac_lambda"])]
     if kuairand:
         tables |= {
@@ -59,6 +66,13 @@ def report(done: Sequence[Done], *, kuairand: bool) -> Report:
 def true(signal: str) -> Value:
     """A signal's true mean a request."""
     return lambda result: float(result["truth"][signal])
+
+
+def by_value(done: Sequence[Done]) -> list[Done]:
+    """Cells of the simulator as if options had been chosen by estimates alone, without their intervals."""
+    return [
+        replace(d, result={**d.result, "truth": d.result.get("truth_by_value", d.result["truth"])}) for d in done if "truth" in d.result
+    ]
 
 
 def simulator_table(done: Sequence[Done]) -> pl.DataFrame:

@@ -217,9 +217,16 @@ def picked(law: Tensor, action: Tensor) -> Tensor:
     return law.gather(1, action.unsqueeze(1)).squeeze(1)
 
 
-def chosen(judged: Sequence[Judged], logged: Judged) -> int:
-    """Which option of a method, by capped NCIS on validation rows alone."""
-    share = [min(one[s]["ncis"]["value"] / max(logged[s]["ncis"]["value"], 1e-12) for s in PROTECTED) for one in judged]
+def chosen(judged: Sequence[Judged], logged: Judged, bound: Literal["value", "upper"] = "upper") -> int:
+    """Which option of a method, by capped NCIS on validation rows alone: the most watch time among those that keep what is protected, else
+    the one that loses the least.
+
+    Args:
+        judged: estimates of each option.
+        logged: those of the log.
+        bound: what must reach the log's level: the ``upper`` end of the interval, so that only a loss beyond it counts, or the ``value``.
+    """
+    share = [min(one[s]["ncis"][bound] / max(logged[s]["ncis"]["value"], 1e-12) for s in PROTECTED) for one in judged]
     watch = [one["watch_seconds"]["ncis"]["value"] for one in judged]
     keep = [k for k, x in enumerate(share) if x >= 1.0]
     return max(keep, key=lambda k: watch[k]) if keep else int(np.argmax(share))

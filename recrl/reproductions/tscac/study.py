@@ -125,14 +125,17 @@ def _tried(rows: Rows, cell: Cell, budget: Budget) -> Iterator[Trained]:
     return rows.trained(learner, options[: budget.options], budget.updates, cell.seed)
 
 
-def _choice(rows: Rows, cell: Cell, laws: Sequence[torch.Tensor]) -> tuple[int, list[dict[str, Any]]]:
-    """Which option, by validation rows alone: cloning by its likelihood, the others by estimates; and what these were."""
+def _choice(rows: Rows, cell: Cell, laws: Sequence[torch.Tensor]) -> tuple[int, int, list[dict[str, Any]]]:
+    """Which option, by validation rows alone: cloning by its likelihood, the others by estimates. With the choice by estimates that ignore
+    their intervals, and the estimates.
+    """
     judged = [rows.judged(law, "validation") for law in laws]
     logged = rows.parts["validation"].action
-    seen = [{s: one[s]["ncis"]["value"] for s in SIGNALS} for one in judged]
+    seen = [{s: one[s]["ncis"] for s in SIGNALS} for one in judged]
     if cell.method == "bc":
-        return int(np.argmax([float(picked(law, logged).mean()) for law in laws])), seen
-    return chosen(judged, rows.logged["validation"]), seen
+        best = int(np.argmax([float(picked(law, logged).mean()) for law in laws]))
+        return best, best, seen
+    return chosen(judged, rows.logged["validation"]), chosen(judged, rows.logged["validation"], "value"), seen
 
 
 class _Kuairand:
@@ -146,7 +149,7 @@ class _Kuairand:
         if cell.method == "logged":
             return {"test": rows.logged["test"], "events": events(rows), "rows": rows.counts, "constants": constants(rows)}
         tried = list(self._tried(cell))
-        best, seen = _choice(rows, cell, [laws["validation"] for _, _, laws in tried])
+        best, _, seen = _choice(rows, cell, [laws["validation"] for _, _, laws in tried])
         options = [{"option": dict(option), "validation": value} for (option, _, _), value in zip(tried, seen, strict=True)]
         _, metrics, laws = tried[best]
         return {"chosen": best, "tried": options, "metrics": dict(metrics), "test": rows.judged(laws["test"], "test")}
@@ -176,12 +179,13 @@ class _Simulated:
         if cell.method == "logged":
             return {"truth": self._truth(simulator.logging_policy(self._world)), "rows": self._rows.counts}
         tried = list(_tried(self._rows, cell, self._budget))
-        best, seen = _choice(self._rows, cell, [self._rows.law(one.policy, "validation") for one in tried])
+        best, by_value, seen = _choice(self._rows, cell, [self._rows.law(one.policy, "validation") for one in tried])
         options: list[dict[str, Any]] = [{"option": dict(one.option), "validation": value} for one, value in zip(tried, seen, strict=True)]
-        # every lambda is judged, to show its direction; of other methods, the chosen option alone
-        for k in range(len(tried)) if cell.method == "tscac" else (best,):
+        # every lambda is judged, to show its direction; of other methods, the chosen options alone
+        for k in range(len(tried)) if cell.method == "tscac" else {best, by_value}:
             options[k] |= {"truth": self._truth(tried[k].policy), "divergence": self._divergence(tried[k])}
-        return {"chosen": best, "tried": options, "metrics": dict(tried[best].metrics), "truth": options[best]["truth"]}
+        judged = {"truth": options[best]["truth"], "truth_by_value": options[by_value]["truth"]}
+        return {"chosen": best, "chosen_by_value": by_value, "tried": options, "metrics": dict(tried[best].metrics), **judged}
 
     def _truth(self, policy: Any) -> dict[str, float]:
         return simulator.truth(self._world, policy, self._budget.judging_users, self._seed)
