@@ -30,6 +30,14 @@ def test_a_tiny_simulator_part_runs_to_its_tables_and_goes_on(tmp_path):
     assert again.tables["tscac_simulator"].equals(held), "what is there is read, not made again"
 
 
+def test_the_untrained_actor_shows_nearly_everything_alike(tmp_path):
+    small = TSCACStudy(Asked(seeds=1), TINY)
+    found = small.bench("simulator", 0, tmp_path)(Cell("simulator", "untrained", 0, False))
+    assert found["metrics"] == {}
+    assert 0 < found["truth"]["click"] < 1
+    assert len(found["tried"]) == 1
+
+
 def test_truth_is_that_of_the_same_users_with_the_same_luck(tmp_path):
     world = simulator.world("toy", tmp_path, tmp_path, 1)
     policy = simulator.logging_policy(world)

@@ -25,6 +25,7 @@ from recrl.reproductions.tscac.rows import SIGNALS, Rows, Trained, chosen, picke
 from recrl.reproductions.tscac.supervised import SUPERVISED, click_scores
 
 TEMPERATURES = (0.1, 0.3, 1.0, 3.0)
+UNTRAINED = "untrained"
 LARGE = 1e6  # a multiplier that leaves stage one alone: the geometric mean of its policies
 APART = {"imitation": 0.2, "ratio_clip": 100.0}
 """Of TSCAC, chosen by the truth on a simulated log of a seed apart (100): its own defaults lost more watch time."""
@@ -39,6 +40,7 @@ SECONDARY: dict[str, tuple[str, tuple[dict[str, Any], ...]]] = {
     "rcpo": ("rcpo", tuple({"multipliers": (x,)} for x in (4.0, 8.0, 2.0, 16.0))),
     "pareto": ("pareto", tuple({"imitation": x} for x in (0.003, 0.03, 0.3, 1.0))),
     "stage one alone": ("tscac", ({"multipliers": (LARGE,), **APART},)),
+    UNTRAINED: ("tscac", ({},)),
 }
 QUERIES = ("tscac_ddpg", "ddpg", "sac", "awac", "cql", "iql", "bcq")
 """Learners of vectors: the action is matched with item vectors."""
@@ -122,7 +124,7 @@ def _tried(rows: Rows, cell: Cell, budget: Budget) -> Iterator[Trained]:
     if cell.method in QUERIES:
         return rows.as_query(cell.method, TEMPERATURES[: budget.options], budget.updates, cell.seed)
     learner, options = METHODS[cell.method]
-    return rows.trained(learner, options[: budget.options], budget.updates, cell.seed)
+    return rows.trained(learner, options[: budget.options], 0 if cell.method == UNTRAINED else budget.updates, cell.seed)
 
 
 def _choice(rows: Rows, cell: Cell, laws: Sequence[torch.Tensor]) -> tuple[int, int, list[dict[str, Any]]]:
