@@ -122,12 +122,20 @@ def question(said: str) -> Question | None:
             current = side[1]
             sides[current] = side[2], []
         elif current and (found := _SESSION.match(text)):
-            means = {name: float(value) for name, value in _SIGNAL.findall(found[3])}
-            sides[current][1].append(Session(int(found[1]), found[2], means, found[4]))
+            sides[current][1].append(_session(found))
     if set(sides) != {"1", "2"}:
         return None
     (first, left), (second, right) = sides["1"], sides["2"]
     return Question(int(places[-1][1]), int(places[-1][2]), (first, second), tuple(left), tuple(right))
+
+
+def sessions_of(timeline: str) -> tuple[Session, ...]:
+    """The sessions of a timeline as ``reward_pairs`` holds it, a line each; lines that are none are left out."""
+    return tuple(_session(found) for text in timeline.splitlines() if (found := _SESSION.match(text)))
+
+
+def _session(found: re.Match[str]) -> Session:
+    return Session(int(found[1]), found[2], {name: float(value) for name, value in _SIGNAL.findall(found[3])}, found[4])
 
 
 def answers(run: RunFolder) -> dict[str, int] | None:

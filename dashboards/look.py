@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+from unicodedata import east_asian_width
 
 import plotly.graph_objects as go
 import polars as pl
@@ -141,7 +142,8 @@ def line(
         x=x,
         y=y,
         name=shown,
-        mode="lines+markers" if markers else "lines",
+        # a line through one point is none
+        mode="lines+markers" if markers or len(x) == 1 else "lines",
         line={"color": colour, "width": 2, "dash": dash},
         marker={"symbol": _SYMBOLS[k % len(_SYMBOLS)], "size": 6},
         legendgroup=str(k),
@@ -164,10 +166,17 @@ def row_names(figure: go.Figure, names: Sequence[str]) -> None:
         tickvals=list(range(len(names))),
         ticktext=[label(name, 36) for name in names],
         range=[-0.6, len(names) - 0.4],
-        automargin=True,
         showgrid=False,
         zeroline=False,
     )
+    # Plotly would find it by drawing all twice
+    figure.update_layout(margin_l=20 + max((_width(label(name, 36)) for name in names), default=0))
+
+
+def _width(text: str) -> int:
+    """Pixels of an axis's label, rather too many."""
+    shown = html.unescape(text)
+    return math.ceil(sum(13.0 if east_asian_width(sign) in "WF" else 6.9 for sign in shown))
 
 
 def _faint(colour: str) -> str:
@@ -196,7 +205,7 @@ def below(figure: Drawing, title: str) -> None:
 
 
 _AXIS = {"gridcolor": _GRID, "zeroline": False, "separatethousands": True}
-_UPRIGHT = {"automargin": True, "ticklabelstandoff": 6}
+_UPRIGHT = {"ticklabelstandoff": 6}
 
 
 def _layout(title: str, subtitle: str, height: int) -> dict[str, Any]:
@@ -213,7 +222,7 @@ def _layout(title: str, subtitle: str, height: int) -> dict[str, Any]:
             "font": {"size": 16},
         },
         "height": height,
-        "margin": {"l": 64, "r": 16, "t": 78, "b": 56},
+        "margin": {"l": 80, "r": 16, "t": 78, "b": 56},
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
         "legend": {"orientation": "h", "x": 0, "xanchor": "left", "y": 0, "yref": "container", "yanchor": "bottom"},

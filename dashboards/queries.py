@@ -149,6 +149,17 @@ def environment(run: RunFolder) -> dict[str, Any]:
     return _json(run, "environment.json")
 
 
+def simulator_law(run: RunFolder) -> dict[str, Any]:
+    """The law of return of the run's fitted simulator.
+
+    **Errors**: :class:`StorageError` where it holds none.
+    """
+    law = _json(run, "artifacts/simulator/world.json").get("retention")
+    if not isinstance(law, dict):
+        raise StorageError("the simulator names no law of return", where=str(run.path), mend="fit it again: `recrl simulate fit`")
+    return law
+
+
 def has_table(run: RunFolder, name: str) -> bool:
     """Whether the run holds the table."""
     return _table_path(run, name).is_file()

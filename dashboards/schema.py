@@ -146,6 +146,13 @@ TABLES: dict[str, TableSpec] = {
     "reward_summary": _table(
         "share of the reward about actions", _PREFER, counts="judged_pairs", numbers="action_share", flags="held_out too_little_action"
     ),
+    "reward_pairs": _table(
+        "labelled pairs",
+        _PREFER,
+        text="split first_timeline second_timeline",
+        counts="pair first_user second_user",
+        numbers="preferred predicted first_return second_return",
+    ),
     "reproduction_cells": _table(
         "reproduction", "recrl reproduce tscac", text="part method quantity", counts="seed", numbers="value", flags="primary"
     ),

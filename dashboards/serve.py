@@ -16,6 +16,8 @@ def command(runs: Path, port: int) -> list[str]:
         "server.headless": "true",
         "server.fileWatcherType": "none",
         "browser.gatherUsageStats": "false",
+        # a full collection after each run holds up its last messages, by more than the run itself takes; the usual one does
+        "runner.postScriptGC": "false",
         "client.toolbarMode": "minimal",
         "client.showErrorDetails": "none",
         "theme.light.primaryColor": "#1a58a0",

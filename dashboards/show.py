@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 import plotly.graph_objects as go
 import polars as pl
+import pyarrow as pa
 import streamlit as st
 
 from dashboards import queries
@@ -137,6 +138,18 @@ def figure(key: str, draw: Callable[..., go.Figure], *given: Any) -> None:
             "toImageButtonOptions": {"filename": file_name(key), "scale": 2},
         },
     )
+
+
+def rows(lines: Sequence[Mapping[str, Any]], **options: Any) -> None:
+    """A table of words and numbers, a mapping a row; ``options`` are those of ``st.dataframe``."""
+    names = dict.fromkeys(name for line in lines for name in line)
+    # a list of rows would go through pandas, at five times the cost
+    st.dataframe(pa.table({name: [line.get(name) for line in lines] for name in names}), hide_index=True, **options)
+
+
+def part(draw: Callable[[], None]) -> None:
+    """A part of a page: a change of its own controls draws it alone anew."""
+    st.fragment(draw)()
 
 
 def side_by_side(figures: Sequence[Asked]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from pathlib import Path
 
 from dashboards import launching, queries
 from dashboards.children import Child
-from recrl.core.errors import ConfigError
+from recrl.core.errors import ConfigError, RecrlError
 
 PREFIX = "what-if-"
 DRIFTS = {
@@ -32,7 +33,8 @@ class WhatIf:
 
     simulator: str
     policy: str
-    scenario: str
+    eta_s: float
+    leave_odds: float
     pool: int
     slate: int
     drift: str
@@ -58,7 +60,13 @@ def command(root: Path, asked: WhatIf) -> list[str]:
     if asked.pool < asked.slate:
         what = f"a pool of {asked.pool} cannot fill a slate of {asked.slate}"
         raise ConfigError(what, where="Candidates a request", mend="raise it, or show fewer items")
-    assumed = [f"--scenario={asked.scenario}", f"--pool={asked.pool}", f"--slate={asked.slate}", f"--drift.kind={asked.drift}"]
+    assumed = [
+        f"--eta-s={asked.eta_s:g}",
+        f"--leave-odds={asked.leave_odds:g}",
+        f"--pool={asked.pool}",
+        f"--slate={asked.slate}",
+        f"--drift.kind={asked.drift}",
+    ]
     if asked.drift != "none":
         assumed.append(f"--drift.amplitude={asked.amplitude:g}")
     sizes = [f"--users={asked.users}", f"--days={asked.days}", f"--seed={asked.seed}"]
@@ -90,11 +98,19 @@ def share_done(child: Child) -> float:
 
 def asked_of(child: Child) -> str:
     """What was assumed, in the command's own words."""
-    kept = ("--scenario=", "--pool=", "--slate=", "--drift.kind=", "--drift.amplitude=", "--users=", "--days=")
+    kept = ("--eta-s=", "--leave-odds=", "--pool=", "--slate=", "--drift.kind=", "--drift.amplitude=", "--users=", "--days=")
     words = [word.removeprefix("--") for word in child.command if word.startswith(kept)]
     return f"{Path(child.command[2]).name}: {', '.join(word.replace('=', ' ') for word in words)}"
 
 
-def has_simulator(root: Path, run: str) -> bool:
-    """Whether the run holds a fitted simulator."""
-    return (queries.open_run(root, run).path / "artifacts" / "simulator" / "world.json").is_file()
+def fitted_eta(root: Path, run: str) -> float | None:
+    """Satisfaction's effect on return as the run's simulator has it; None where it has no fitted simulator, or a broken one.
+
+    What a log supports, so 0 where it shows no effect.
+    """
+    try:
+        found = queries.simulator_law(queries.open_run(root, run)).get("eta_s_estimate")
+        eta = float(found) if found is not None else 0.0
+        return max(0.0, eta) if math.isfinite(eta) else 0.0
+    except (RecrlError, TypeError, ValueError):
+        return None

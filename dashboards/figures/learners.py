@@ -21,7 +21,11 @@ def lines(frame: pl.DataFrame, names: Sequence[str], title: str, subtitle: str, 
         line(figure, k, words(name[cut:]), rows["step"], rows["value"], rows["low"], rows["high"], "update %{x:,}: %{y:.4g}")
     if zero:
         figure.add_hline(y=0, line={"color": GREY, "width": 1.6, "dash": "dot"})
-    legend_below(figure)
+    if len(names) > 1 or cut:
+        legend_below(figure)
+    else:
+        # its title says it
+        figure.update_layout(showlegend=False)
     return figure
 
 

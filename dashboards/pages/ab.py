@@ -58,13 +58,13 @@ def _effects(run: RunFolder, scenario: str, others: pl.DataFrame, mine: pl.DataF
         "so it may leave out zero where no difference is shown."
     )
     if others["arm"].n_unique() > 1:
-        _compare(others)
+        show.part(lambda: _compare(others))
     _design(run, scenario)
 
 
 def _metric_table(rows: pl.DataFrame) -> None:
     several = rows["arm"].n_unique() > 1
-    st.dataframe(
+    show.rows(
         [
             ({"arm": clip(row["arm"])} if several else {})
             | {
@@ -79,7 +79,6 @@ def _metric_table(rows: pl.DataFrame) -> None:
             }
             for row in rows.iter_rows(named=True)
         ],
-        hide_index=True,
         height=min(38 + 35 * rows.height, 600),
     )
 

@@ -15,8 +15,12 @@ from recrl.core.runs import RunFolder
 def body(run: RunFolder, scenario: str, mine: pl.DataFrame) -> None:
     """Curves of both arms, the sequential state of one metric, its trend; ``mine`` holds the arm's ``ab_metrics``."""
     arm, baseline = mine["arm"][0], mine["baseline"][0]
-    _curves(run, scenario, arm, baseline)
+    show.part(lambda: _curves(run, scenario, arm, baseline))
     st.subheader("May I stop?", anchor=False)
+    show.part(lambda: _may_i_stop(run, scenario, arm))
+
+
+def _may_i_stop(run: RunFolder, scenario: str, arm: str) -> None:
     if (sequential := show.table(run, "ab_sequential", quiet=True)) is None:
         return
     rows = sequential.filter((pl.col("scenario") == scenario) & (pl.col("arm") == arm))

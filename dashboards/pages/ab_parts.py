@@ -18,13 +18,13 @@ def body(run: RunFolder, scenario: str, mine: pl.DataFrame) -> None:
     here = (pl.col("scenario") == scenario) & (pl.col("arm") == mine["arm"][0])
     st.subheader("Segments", anchor=False)
     if (segments := show.table(run, "ab_segments", quiet=True)) is not None:
-        _segments(segments.filter(here), mine)
+        show.part(lambda: _segments(segments.filter(here), mine))
     st.subheader("Guardrails", anchor=False)
     if (guardrails := show.table(run, "ab_guardrails", quiet=True)) is not None and (found := guardrails.filter(here)).height:
         _guardrails(found)
     st.subheader("Exposure by provider", anchor=False)
     if (exposure := show.table(run, "ab_exposure", quiet=True)) is not None:
-        _exposure(exposure.filter(here))
+        show.part(lambda: _exposure(exposure.filter(here)))
     st.subheader("CUPED", anchor=False)
     if (cuped := show.table(run, "ab_cuped", quiet=True)) is not None and (found := cuped.filter(here)).height:
         _cuped(found)
@@ -45,7 +45,7 @@ def _segments(rows: pl.DataFrame, mine: pl.DataFrame) -> None:
 
 def _guardrails(rows: pl.DataFrame) -> None:
     show.figure("guardrails", figures.guardrails, rows)
-    st.dataframe(
+    show.rows(
         [
             {
                 "guardrail": f"{words(row['metric'])} {figures.arrow(row)}",
@@ -57,7 +57,6 @@ def _guardrails(rows: pl.DataFrame) -> None:
             }
             for row in rows.iter_rows(named=True)
         ],
-        hide_index=True,
     )
     st.caption("Coverage, effective items and Gini index belong to an arm as a whole, so they have no interval and are not tested.")
 
@@ -78,7 +77,7 @@ def _exposure(rows: pl.DataFrame) -> None:
 
 def _cuped(rows: pl.DataFrame) -> None:
     show.figure("cuped", figures.cuped, rows)
-    st.dataframe(
+    show.rows(
         [
             {
                 "metric": f"{words(row['metric'])} {figures.arrow(row)}",
@@ -92,5 +91,4 @@ def _cuped(rows: pl.DataFrame) -> None:
             }
             for row in rows.iter_rows(named=True)
         ],
-        hide_index=True,
     )

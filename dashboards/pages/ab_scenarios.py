@@ -45,7 +45,7 @@ def _side_by_side(rows: pl.DataFrame) -> None:
             row = of_metric.get(scenario)
             line[clip(scenario, 40)] = f"{signed_share(row['relative_effect'])}  {look.verdict(row['verdict'])}" if row else ""
         shown.append(line)
-    st.dataframe(shown, hide_index=True, height=min(38 + 35 * len(shown), 600))
+    show.rows(shown, height=min(38 + 35 * len(shown), 600))
 
 
 def _spread(rows: pl.DataFrame) -> None:

@@ -28,7 +28,7 @@ def body(run: RunFolder) -> None:
         show.problem(error if isinstance(error, RecrlError) else RecrlError("the prepared log cannot be read", mend="prepare it again"))
         return
     show.figure("cohorts", figures.cohort_rates, frame, str(signal), str(by))
-    st.dataframe(
+    show.rows(
         [
             {
                 "cohort": clip(row["cohort"]),
@@ -39,7 +39,6 @@ def body(run: RunFolder) -> None:
             }
             for row in frame.iter_rows(named=True)
         ],
-        hide_index=True,
         column_config={name: st.column_config.NumberColumn(format="localized") for name in ("users", "rows")},
     )
     st.caption(f"Intervals over {count(int(frame['users'].sum()))} users. A rate of the rows: users with many rows weigh more.")

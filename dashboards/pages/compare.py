@@ -42,7 +42,7 @@ def body(run: RunFolder) -> None:
     runs = [queries.open_run(root, name) for name in chosen]
     part = controls.view(_PARTS)
     parts: dict[str, Callable[[list[RunFolder]], None]] = {"Estimates": _estimates, "A/B effects": _effects, "Training": _training}
-    parts[part](runs)
+    show.part(lambda: parts[part](runs))
     _reports(runs)
 
 
@@ -61,7 +61,7 @@ def _estimates(runs: list[RunFolder]) -> None:
     rows = queries.by_estimator(rows, estimator)
     show.figure("compare-estimates", figures.estimates, rows, signal)
     unit = "share" if is_share(signal) else ""
-    st.dataframe(
+    show.rows(
         [
             {
                 "run": clip(row["run"]),
@@ -73,7 +73,6 @@ def _estimates(runs: list[RunFolder]) -> None:
             }
             for row in rows.iter_rows(named=True)
         ],
-        hide_index=True,
     )
     st.caption("Compare runs on one log and one split only: other rows are another question.")
     show.download(rows, "estimates", "compare-estimates")
@@ -92,7 +91,7 @@ def _effects(runs: list[RunFolder]) -> None:
     if metric is None or rows.is_empty():
         return
     show.figure("compare-effects", figures.effects, rows, metric)
-    st.dataframe(
+    show.rows(
         [
             {
                 "run": clip(row["run"]),
@@ -106,7 +105,6 @@ def _effects(runs: list[RunFolder]) -> None:
             }
             for row in rows.iter_rows(named=True)
         ],
-        hide_index=True,
         column_config={"users": st.column_config.NumberColumn(format="localized")},
     )
     st.caption("Each arm stands against the baseline of its own run; runs with other baselines, users or days answer other questions.")

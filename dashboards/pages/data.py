@@ -74,7 +74,7 @@ def _quality(run: RunFolder) -> None:
     for row in quality.filter(pl.col("severity") == "warning").iter_rows(named=True):
         st.markdown(f":material/warning: **{plain(row['check'])}**: {plain(row['note'], 600)}")
     signs = {"warning": "△ warning", "info": "i info"}
-    st.dataframe(
+    show.rows(
         [
             {
                 "check": clip(row["check"]),
@@ -84,7 +84,6 @@ def _quality(run: RunFolder) -> None:
             }
             for row in quality.iter_rows(named=True)
         ],
-        hide_index=True,
         column_config={
             "rows or users": st.column_config.NumberColumn(format="localized"),
             "note": st.column_config.TextColumn(width="large"),
@@ -97,7 +96,7 @@ def _cohorts(run: RunFolder) -> None:
     if st.toggle("Compare groups of users", key="cohorts", bind="query-params"):
         from dashboards.pages import cohort_rates
 
-        cohort_rates.body(run)
+        show.part(lambda: cohort_rates.body(run))
 
 
 def _one_user(run: RunFolder) -> None:
@@ -106,7 +105,7 @@ def _one_user(run: RunFolder) -> None:
         # loads the reader of stores, which the other pages do without
         from dashboards.pages import user_timeline
 
-        user_timeline.body(run)
+        show.part(lambda: user_timeline.body(run))
 
 
 def _quiet(run: RunFolder, name: str) -> pl.DataFrame | None:

@@ -70,14 +70,14 @@ def body(run: RunFolder) -> None:
     st.caption(f"Intervals: {plain(methods)}. ✓ trust, △ caution: read the reasons, ✕ do not use: too little of the log stands behind it.")
     show.download(rows, f"estimates-{signal}", "estimates")
     st.subheader("What the estimates rest on", anchor=False)
-    _diagnostics(run)
+    show.part(lambda: _diagnostics(run))
     with st.expander("Which estimator?"):
         st.markdown(_GUIDE)
 
 
 def _verdicts(rows: pl.DataFrame, signal: str) -> None:
     unit = "share" if is_share(signal) else ""
-    st.dataframe(
+    show.rows(
         [
             {
                 "policy": clip(row["policy"]),
@@ -85,14 +85,13 @@ def _verdicts(rows: pl.DataFrame, signal: str) -> None:
                 "value": quantity(row["value"], unit),
                 "interval": f"{quantity(row['lower'], unit)} to {quantity(row['upper'], unit)}",
                 "verdict": look.verdict(row["verdict"]),
-                "effective rows": round(row["ess"]) if math.isfinite(row["ess"]) else None,
+                "effective rows": float(round(row["ess"])) if math.isfinite(row["ess"]) else None,
                 "of all": share(row["ess_share"], 0),
                 "largest weight": share(row["max_weight_share"], 2),
                 "users": row["users"],
             }
             for row in rows.iter_rows(named=True)
         ],
-        hide_index=True,
         column_config={
             "effective rows": st.column_config.NumberColumn(format="localized"),
             "users": st.column_config.NumberColumn(format="localized"),
@@ -115,7 +114,7 @@ def _diagnostics(run: RunFolder) -> None:
         drawn.append(("cohorts", figures.cohorts, cohorts))
     show.side_by_side(drawn)
     if overlap is not None:
-        _overlap(overlap)
+        show.part(lambda: _overlap(overlap))
     if cohorts is not None:
         _cohorts(cohorts)
 
@@ -131,7 +130,7 @@ def _overlap(overlap: pl.DataFrame) -> None:
 
 def _cohorts(cohorts: pl.DataFrame) -> None:
     with st.expander("Every cohort"):
-        st.dataframe(
+        show.rows(
             [
                 {
                     "policy": clip(row["policy"]),
@@ -147,6 +146,5 @@ def _cohorts(cohorts: pl.DataFrame) -> None:
                 }
                 for row in cohorts.iter_rows(named=True)
             ],
-            hide_index=True,
         )
         st.caption("Known users have rows in the training part; new ones are scored from averages. The mean weight is 1 where all is well.")

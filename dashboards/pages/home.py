@@ -57,7 +57,7 @@ def runs() -> None:
             run.done,
             text=f"**{plain(run.name, 60)}** · {plain(run.stage) or 'starting'} · {share(run.done, 0)} · heartbeat {ago(run.updated)}",
         )
-    st.dataframe(
+    show.rows(
         [
             {
                 "run": clip(run.name),
@@ -71,7 +71,6 @@ def runs() -> None:
             }
             for run in found
         ],
-        hide_index=True,
         height=min(38 + 35 * len(found), 460),
         column_config={
             "progress": st.column_config.ProgressColumn("progress", format="%.0f %%", min_value=0, max_value=100),

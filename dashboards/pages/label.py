@@ -9,6 +9,7 @@ import streamlit as st
 
 from dashboards import children, controls, labelling, queries, show
 from dashboards.formats import clip, count, plain, words
+from dashboards.pages import pairs
 from recrl.core.errors import RecrlError
 from recrl.core.runs import RunFolder
 
@@ -57,7 +58,7 @@ def _ask(child: children.Child, waited: bool) -> None:
     for column, side, user, sessions in ((left, "Left", asked.users[0], asked.left), (right, "Right", asked.users[1], asked.right)):
         with column:
             st.subheader(side, anchor=False)
-            _timeline(user, sessions)
+            pairs.timeline(user, sessions)
     with st.container(horizontal=True):
         for label, word, icon, key in _ANSWERS:
             st.button(
@@ -90,21 +91,6 @@ def _settle(child: children.Child) -> None:
     until = time.monotonic() + _PATIENCE_SECONDS
     while child.running and labelling.waiting(child) is None and time.monotonic() < until:
         time.sleep(0.01)
-
-
-def _timeline(user: str, sessions: tuple[labelling.Session, ...]) -> None:
-    made = sum(session.requests for session in sessions)
-    st.caption(plain(f"user {user}: {count(made)} requests in {count(len(sessions))} session{'s' if len(sessions) != 1 else ''}"))
-    st.table(
-        [
-            {"requests": session.requests, "each request": session.bars}
-            | {words(name): f"{value:.2f}" for name, value in session.means.items()}
-            | {"back after": session.came_back.removeprefix("back after ")}
-            for session in sessions
-        ],
-        border="horizontal",
-        hide_index=True,
-    )
 
 
 def _first_signal(asked: labelling.Question) -> str:

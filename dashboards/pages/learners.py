@@ -7,12 +7,14 @@ import streamlit as st
 
 from dashboards import controls, learned, queries, show
 from dashboards.figures import learners as figures
-from dashboards.formats import clip, count, number, plain, words
+from dashboards.formats import clip, count, number, plain, share, words
 from dashboards.look import Interval
+from dashboards.pages import pairs
 from recrl.core.errors import RecrlError
 from recrl.core.runs import RunFolder
 
 _MOST = 6
+_PER_USER = {"eval_return": " (reward a life)", "eval_churn_share": " (0 to 1)", "eval_day1_retention": " (0 to 1)"}
 
 
 def trade_offs(run: RunFolder, curves: pl.DataFrame) -> None:
@@ -41,7 +43,7 @@ def trade_offs(run: RunFolder, curves: pl.DataFrame) -> None:
         st.caption("This learner wrote no rates of several responses, so there is no trade-off to draw.")
         return
     st.subheader("Trade-off", anchor=False)
-    _fronts(run, curves, main, [name for name in rates if name != main])
+    show.part(lambda: _fronts(run, curves, main, [name for name in rates if name != main]))
 
 
 def _fronts(run: RunFolder, curves: pl.DataFrame, main: str, others: list[str]) -> None:
@@ -108,8 +110,8 @@ def drift(curves: pl.DataFrame) -> None:
             mine,
             [name],
             words(name.removeprefix("eval_")),
-            "evaluations on users of its own",
-            f"{words(name)} (mean of users)",
+            "evaluations: mean of users that it does not learn from",
+            f"{words(name.removeprefix('eval_'))}{_PER_USER.get(name, '')}",
         )
         for name in sorted(returns, key=lambda name: name != "eval_return")[:4]
     ]
@@ -174,8 +176,10 @@ def preferences(run: RunFolder) -> None:
     accuracy = show.table(run, "reward_accuracy")
     if accuracy is None:
         return
-    of = {"train": "pairs it was trained on: too few were held out"}.get(accuracy["of"][0], f"{clip(accuracy['of'][0], 30)} pairs")
+    of = {"train": "pairs it learned from"}.get(accuracy["of"][0], f"{clip(accuracy['of'][0], 30)} pairs")
     st.markdown(plain(_knows(accuracy), 500))
+    if accuracy["of"][0] == "train":
+        st.caption("△ Too few pairs were held out, so these are the ones it learned from: of new pairs it is right less often.")
     rows = [
         Interval(f"{clip(row['kind'], 20)} ({count(row['pairs'])})", row["right"], *learned.wilson(row["right"], row["pairs"]))
         for row in accuracy.iter_rows(named=True)
@@ -192,6 +196,8 @@ def preferences(run: RunFolder) -> None:
     if summary is not None:
         st.markdown(plain(_about_actions(float(summary["action_share"][0])), 400))
     show.download(accuracy, "reward_accuracy", "accuracy")
+    st.subheader("Single pairs", anchor=False)
+    show.part(lambda: pairs.body(run))
 
 
 def _knows(accuracy: pl.DataFrame) -> str:
@@ -200,13 +206,14 @@ def _knows(accuracy: pl.DataFrame) -> str:
         return "The table does not say how many pairs are judged rightly in all."
     low, high = learned.wilson(found["all"]["right"], found["all"]["pairs"])
     whole = found["all"]
-    text = f"The reward is right about {whole['right']:.0%} of {count(whole['pairs'])} pairs (95 % interval {low:.0%} to {high:.0%})"
+    sure = f"95 % interval {share(low, 0)} to {share(high, 0)}"
+    text = f"The reward is right about {share(whole['right'], 0)} of {count(whole['pairs'])} pairs ({sure})"
     return f"{text}: {'no better than guessing is shown' if not low > 0.5 else 'better than guessing'}."
 
 
-def _about_actions(share: float) -> str:
-    said = f"{share:.1%} of the reward's variance is about the action, given the state"
-    if share < 0.005:
+def _about_actions(about: float) -> str:
+    said = f"{share(about, 1)} of the reward's variance is about the action, given the state"
+    if about < 0.005:
         return f"△ {said}: too little for a policy to learn from. Label more pairs of one user, or other timelines."
     return f"✓ {said}."
 
@@ -219,7 +226,7 @@ def reproduction(run: RunFolder) -> None:
     with st.container(horizontal=True):
         part = controls.choice("Part of the study", cells["part"].unique(maintain_order=True).to_list(), "part")
         mine = cells.filter(pl.col("part") == part)
-        quantity = controls.choice("Quantity", _first_own(mine["quantity"].unique(maintain_order=True).to_list()), "quantity", shown=words)
+        quantity = controls.choice("Quantity", _told_of_most(mine), "quantity", shown=words)
         ablations = st.toggle("With ablations and controls", value=True, key="ablations", bind="query-params")
     rows = mine.filter((pl.col("quantity") == quantity) & (pl.col("primary") | ablations))
     found = learned.over_seeds(rows)
@@ -228,7 +235,7 @@ def reproduction(run: RunFolder) -> None:
         return
     shown = [Interval(row["method"], row["mean"], row["lower"], row["upper"]) for row in found.head(40).iter_rows(named=True)]
     show.figure("reproduction", figures.reproduction, shown, rows.select("method", "seed", "value"), quantity, clip(part, 40))
-    st.dataframe(
+    show.rows(
         [
             {
                 "method": clip(row["method"]),
@@ -238,20 +245,19 @@ def reproduction(run: RunFolder) -> None:
             }
             for row in found.iter_rows(named=True)
         ],
-        hide_index=True,
     )
     show.download(cells, "reproduction_cells", "cells")
     for name, table in queries.other_tables(run, "reproduction_").items():
         with st.expander(words(name.removeprefix("reproduction_"))):
-            st.dataframe(
+            show.rows(
                 [{words(key): _shown(value) for key, value in row.items()} for row in table.head(200).iter_rows(named=True)],
-                hide_index=True,
             )
 
 
-def _first_own(names: list[str]) -> list[str]:
-    """Time last: it is never what was asked."""
-    return sorted(names, key=lambda name: name == "core_seconds")
+def _told_of_most(cells: pl.DataFrame) -> list[str]:
+    """Quantities, those that most methods have first and time last: it is never what was asked."""
+    found = cells.group_by("quantity", maintain_order=True).agg(pl.col("method").n_unique())
+    return [str(name) for name, _ in sorted(found.iter_rows(), key=lambda row: (row[0] == "core_seconds", -row[1]))]
 
 
 def _shown(value: object) -> str:

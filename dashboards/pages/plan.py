@@ -25,7 +25,7 @@ def page() -> None:
     show.title("Plan an A/B test", "How many users it needs, what it can show; and a small one in the simulator, started from here.")
     run = show.chosen_run()
     if run is not None:
-        planner(run)
+        show.part(lambda: planner(run))
         st.subheader("Start a small test", anchor=False)
         starter()
         st.fragment(at_work, run_every=1)()

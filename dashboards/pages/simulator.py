@@ -87,7 +87,7 @@ def _notes(fit: pl.DataFrame) -> None:
 
 def _everything(fit: pl.DataFrame) -> None:
     with st.expander("Every quantity"):
-        st.dataframe(
+        show.rows(
             [
                 {
                     "quantity": words(row["quantity"]),
@@ -100,7 +100,6 @@ def _everything(fit: pl.DataFrame) -> None:
                 }
                 for row in fit.iter_rows(named=True)
             ],
-            hide_index=True,
         )
         show.download(fit, "simulator_fit", "fit")
 

@@ -43,12 +43,12 @@ def body(run: RunFolder) -> None:
         names = () if curves is None else curves["name"].unique().to_list()
         parts = [_CURVES, *(part for part, marks in _MARKS.items() if any(name.startswith(marks) for name in names)), *parts]
     if not parts:
-        show.problem(StorageError("this run logged no training metrics", mend="`recrl train td3_bc` logs some; so does `recrl demo`"))
+        show.problem(_nothing(run))
         return
     part = controls.view(parts) if len(parts) > 1 else parts[0]
     if part == _CURVES:
         if curves is not None:
-            _metrics(curves, len(runs) if together else 0)
+            show.part(lambda: _metrics(curves, len(runs) if together else 0))
         return
     # of few runs, so loaded where asked for
     from dashboards.pages import learners
@@ -58,6 +58,13 @@ def body(run: RunFolder) -> None:
         views[part]()
     else:
         (learners.preferences if part == _PREFERENCES else learners.reproduction)(run)
+
+
+def _nothing(run: RunFolder) -> StorageError:
+    """Why there is nothing to show."""
+    if queries.summary(run).kind == "reproduction":
+        return StorageError("no part of this study is done so far", mend="the same `recrl reproduce` command goes on")
+    return StorageError("this run logged no training metrics", mend="`recrl train td3_bc` logs some; so does `recrl demo`")
 
 
 def _curves(runs: list[RunFolder], streams: list[str], together: bool) -> pl.DataFrame | None:

@@ -11,37 +11,43 @@ from recrl.core.errors import RecrlError
 from recrl.core.runs import RunFolder
 
 _RUNNING = "what-ifs-at-work"
-_SCENARIOS = {
-    "fitted": "as fitted: the log shows no effect of its own",
-    "weak": "weak: satisfaction moves return a little",
-    "strong": "strong",
-}
 
 
 def body(run: RunFolder) -> None:
     """Sliders, what runs and ran, and one simulated user."""
     root = queries.runs_root().absolute()
-    if what_if.has_simulator(root, run.name):
-        _ask(run)
+    if (eta := what_if.fitted_eta(root, run.name)) is not None:
+        _ask(run, eta)
     else:
         st.caption("This run holds no fitted simulator; recrl simulate fit makes one. Earlier what-ifs stand below.")
     st.fragment(_ran, run_every=1 if any(child.running for child in _known()) else None)()
     _one_user()
 
 
-def _ask(run: RunFolder) -> None:
+def _ask(run: RunFolder, fitted_eta: float) -> None:
     root = queries.runs_root().absolute()
     with st.form("what-if", enter_to_submit=False):
         with st.container(horizontal=True):
-            scenario = st.select_slider(
-                "Satisfaction's effect on return (eta)",
-                list(_SCENARIOS),
-                "fitted",
-                width=240,
-                help="a log does not tell it: it is a scenario",
+            eta = st.slider(
+                "Satisfaction's effect on return (eta_s)",
+                0.0,
+                10.0,
+                min(fitted_eta, 10.0),
+                0.1,
+                width=250,
+                help="log-odds of return a unit of satisfaction; a log does not tell it. Weak is 1, strong 5; as fitted to begin with",
             )
-            pool = st.slider("Candidates a request", 10, 500, 100, 10, width=220, help="items the platform chooses from")
-            slate = st.slider("Items a request", 1, 20, 6, width=180)
+            leaving = st.slider(
+                "Leaving, times its fitted odds",
+                0.25,
+                4.0,
+                1.0,
+                0.05,
+                width=200,
+                help="the odds that a session ends after a request: below 1 sessions are deeper",
+            )
+            pool = st.slider("Candidates a request", 10, 500, 100, 10, width=190, help="items the platform chooses from")
+            slate = st.slider("Items a request", 1, 20, 6, width=150)
         with st.container(horizontal=True):
             drift = st.selectbox(
                 "Drift", list(what_if.DRIFTS), format_func=lambda kind: f"{kind}: {what_if.DRIFTS[kind][1]}", width=controls.WIDTH + 120
@@ -60,7 +66,18 @@ def _ask(run: RunFolder) -> None:
         return
     amplitude = what_if.DRIFTS[drift][0] * times
     asked = what_if.WhatIf(
-        run.name, policy, scenario, int(pool), int(slate), drift, amplitude, int(users), int(days), int(seed), what_if.free_name()
+        run.name,
+        policy,
+        float(eta),
+        float(leaving),
+        int(pool),
+        int(slate),
+        drift,
+        amplitude,
+        int(users),
+        int(days),
+        int(seed),
+        what_if.free_name(),
     )
     try:
         children.start(what_if.stores_root() / asked.name, what_if.command(root, asked))
@@ -93,7 +110,7 @@ def _ran() -> None:
         elif found := child.result():
             rows.append({"what-if": child.run.name, "assumed": clip(what_if.asked_of(child), 200), **_told(found)})
     if rows:
-        st.dataframe(rows, hide_index=True)
+        show.rows(rows)
         st.caption("With one seed the users and their luck are the same in each row: differences come from the assumptions alone.")
 
 
@@ -115,6 +132,7 @@ def _one_user() -> None:
         st.caption("No what-if was simulated yet.")
         return
     try:
-        user_timeline.of_store(timeline.named(name), "day")
+        store = timeline.named(name)
+        show.part(lambda: user_timeline.of_store(store, "day"))
     except RecrlError as error:
         show.problem(error)

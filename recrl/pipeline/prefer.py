@@ -22,6 +22,7 @@ from recrl.core.runs import RunFolder
 from recrl.core.torch.streams import TensorStreams
 from recrl.pipeline.learn import as_item_policy, policy_folder, stream_of
 from recrl.pipeline.setting import Setting
+from recrl.policies.encoders import FIXED, EncoderConfig, build_encoder
 from recrl.policies.vector import VectorPolicy
 from recrl.preferences.inspection import Inspection, action_share, inspect_reward, too_little_action
 from recrl.preferences.pairs import SPLITS, PairBatches, PairConfig, Pairs, draw_pairs, teach
@@ -38,6 +39,8 @@ from simulators.fidelity.prefrec import REWARDS, PrefRecWorld
 PREFERENCES = "preferences.parquet"
 _BARS = "·▂▃▄▅▆▇█"
 _TEST_USERS, _FIRST_TEST_USER = 200, 1_000_000
+_MOST_SHOWN = 1_000
+_STANDARD_ROWS, _LEAST_DEVIATION = 65_536, 1e-3
 
 
 @dataclass(frozen=True)
@@ -213,16 +216,33 @@ class PreferPlan:
     name: Literal["prefrec"] = field(default="prefrec", init=False)
 
     def on(self, lives: Lives) -> PreferPlan:
-        """The same with one encoder for policy and reward, flat for simulated users."""
+        """The same with one encoder for policy and reward, flat for simulated users, its states standardised by what is learned from."""
         actor = self.prefrec.actor
         if lives.world is not None:
             first = lives.buffer.gather(torch.zeros(1, dtype=torch.int64, device=lives.buffer.device)).observation
             actor = replace(actor, encoder=replace(actor.encoder, kind="flat", features=int(first.features.shape[1])))
+        actor = replace(actor, encoder=standardised(actor.encoder, lives))
         return replace(self, prefrec=replace(self.prefrec, actor=actor), reward=replace(self.reward, encoder=actor.encoder))
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready values, for a run's configuration."""
         return asdict(self)
+
+
+@torch.no_grad()
+def standardised(encoder: EncoderConfig, lives: Lives) -> EncoderConfig:
+    """The encoder with mean and deviation of its states over the rows that are learned from (65,536 of them, evenly spread, where there are
+    more); one that learns, or has them, as it is.
+    """
+    if encoder.kind not in FIXED or encoder.mean:
+        return encoder
+    device = lives.buffer.device
+    network = build_encoder(replace(encoder, abstraction=0), lives.task.item_vectors).to(device)
+    rows = torch.arange(len(lives.buffer), device=device) if lives.rows is None else lives.rows
+    rows = rows[:: max(1, len(rows) // _STANDARD_ROWS)]
+    states = torch.cat([network(lives.buffer.gather(part).observation).double().cpu() for part in rows.split(8_192)])
+    deviation = states.std(0, correction=0) + _LEAST_DEVIATION
+    return replace(encoder, mean=tuple(states.mean(0).tolist()), deviation=tuple(deviation.tolist()))
 
 
 def learn_preferences(
@@ -231,7 +251,7 @@ def learn_preferences(
     """Learn the reward, look at it, learn the policy; everything goes on where it was stopped. Returns what was found.
 
     The reward lies under ``artifacts/reward``, the policy under ``artifacts/policies/prefrec``, what the reward knows in the tables
-    ``reward_accuracy``, ``reward_calibration`` and ``reward_summary``.
+    ``reward_accuracy``, ``reward_calibration``, ``reward_summary`` and ``reward_pairs``.
 
     **Errors**: :class:`DataError` without a labelled training pair.
     """
@@ -250,6 +270,7 @@ def learn_preferences(
     known = inspect_reward(reward, judged)
     share = _action_share(reward, sampler, seed)
     _write_inspection(run, known, "held out" if held_out else "train")
+    run.write_table("reward_pairs", judged_pairs(lives, reward, pairs, seed))
     told = {"action_share": share, "too_little_action": too_little_action(share), "judged_pairs": len(judged.pairs), "held_out": held_out}
     run.write_table("reward_summary", pa.Table.from_pylist([told]))
     learner = PrefRec(plan.prefrec, lives.task, seed)
@@ -287,6 +308,21 @@ def _pretrain(pretraining: RewardPretraining, run: RunFolder, tell: Progress) ->
 
 def _share(tell: Progress, low: float, high: float, done: float, text: str) -> None:
     tell(low + (high - low) * done, text)
+
+
+def judged_pairs(lives: Lives, reward: LearnedReward, pairs: Pairs, seed: int) -> pa.Table:
+    """The first labelled pairs with both timelines as a person sees them, the answer, and what the reward says of each."""
+    asked = np.flatnonzero(~np.isnan(pairs.preferred))[:_MOST_SHOWN]
+    chosen = pairs[asked]
+    returns, probability = (found.double().cpu().numpy() for found in reward.judge(PairBatches(lives.trajectories, chosen, seed)))
+    sides = {}
+    for k, side in enumerate(("first", "second")):
+        rows = zip(*(getattr(chosen, f"{side}_{end}").tolist() for end in ("start", "end")), strict=True)
+        sides[f"{side}_user"] = getattr(chosen, f"{side}_user")
+        sides[f"{side}_return"] = returns[k]
+        sides[f"{side}_timeline"] = ["\n".join(timeline(lives, start, end)) for start, end in rows]
+    parts = [SPLITS[k] for k in chosen.split]
+    return pa.table({"pair": asked + 1, "split": parts, "preferred": chosen.preferred, "predicted": probability, **sides})
 
 
 def _action_share(reward: LearnedReward, sampler: UniformSampler, seed: int) -> float:

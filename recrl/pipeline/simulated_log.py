@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -45,6 +46,8 @@ class LogConfig:
         slate: items a request shows.
         pool: candidates of a request, drawn anew for each; 0 takes the whole catalogue, and propensities are then over all items.
         scenario: assumed effect of satisfaction on return: `fitted`, `weak`, `strong`.
+        eta_s: the same effect as a number, in log-odds of return a unit of satisfaction; it takes the scenario's place.
+        leave_odds: factor on the odds that a session ends after a request; 1 as fitted, less for deeper sessions.
         drift: how the world changes with the calendar.
     """
 
@@ -53,12 +56,25 @@ class LogConfig:
     slate: int = 1
     pool: int = 0
     scenario: Scenario = "fitted"
+    eta_s: float | None = None
+    leave_odds: float = 1.0
     drift: DriftConfig = DriftConfig()
 
     def __post_init__(self) -> None:
         for name, least in (("users", 1), ("days", 1), ("slate", 1), ("pool", 0)):
             if getattr(self, name) < least:
                 raise ConfigError(f"{name}={getattr(self, name)} must be at least {least}", where=f"--{name}")
+        if self.eta_s is not None and not 0.0 <= self.eta_s <= 100.0:
+            raise ConfigError(f"eta_s={self.eta_s} is no effect of satisfaction", where="--eta-s", mend="give 0 to 100")
+        if not 1e-3 <= self.leave_odds <= 1e3:
+            raise ConfigError(f"leave_odds={self.leave_odds} is no factor of odds", where="--leave-odds", mend="give 0.001 to 1000")
+
+    def assumed(self, fitted: FittedWorld) -> FittedWorld:
+        """The simulator with the laws of return and of leaving that are asked for."""
+        retention, leave = fitted.retention.under(self.scenario), fitted.leave
+        if self.eta_s is not None:
+            retention = replace(retention, eta_s=self.eta_s)
+        return replace(fitted, retention=retention, leave=replace(leave, intercept=leave.intercept + math.log(self.leave_odds)))
 
 
 class SlateLogger:
@@ -130,7 +146,7 @@ def log_world(
         truth=False,
     )
     options = replace(options, history=max(options.history, history_of(policy)))
-    world = platform_world(setting, fitted, options, device)
+    world = platform_world(setting, config.assumed(fitted), options, device)
     if not isinstance(policy, ItemPolicy):
         return world, policy.to(device)
     spec = item_spec(world.n_items, config.slate if config.slate > 1 else None, pool=config.pool > 0)
@@ -200,6 +216,8 @@ def write_log(
     m = store.manifest
     source = DatasetSource(name, f"simulated users of {m.title}, shown by {logger}", m.licence, m.citation, False, lambda root: {}, tables)
     asked = {"simulator": simulator, "policy": fingerprint(policy), "logger": logger, "seed": seed, **to_dict(config)}
+    # as fitted: a log from before there was a choice is the same log
+    asked = {name: value for name, value in asked.items() if (name, value) not in (("eta_s", None), ("leave_odds", 1.0))}
     asked["spec"] = asdict(acting.action_spec) if isinstance(policy, ItemPolicy) else {"exploration": policy.config.exploration}
     return prepare_source(source, None, options=json.dumps(asked, sort_keys=True), stores=stores, progress=tell)
 

@@ -20,6 +20,8 @@ from recrl.policies.abstraction import AbstractedEncoder
 from recrl.policies.history import SITUATION_SIZE, ItemTable, behaviours, newest, situation
 from recrl.policies.sequence_encoders import GRUEncoder, TransformerEncoder
 
+FIXED = ("flat", "history")
+"""Kinds without anything to learn."""
 _POOLED = (BEHAVIOURS.index("long_view"), BEHAVIOURS.index("like"))
 
 
@@ -39,6 +41,8 @@ class EncoderConfig:
         learned_items: learn a vector an item beside the given one (``gru`` and ``transformer``).
         abstraction: width of a learned abstraction beside the state, of any kind; 0 for none (AURO and ESCP set it themselves).
         abstraction_hidden: its hidden sizes.
+        mean: of each component of the state over a log, by which ``flat`` and ``history`` states are standardised; empty: as they are.
+        deviation: likewise, positive.
     """
 
     kind: Literal["history", "flat", "gru", "transformer"] = "history"
@@ -51,6 +55,8 @@ class EncoderConfig:
     learned_items: bool = False
     abstraction: int = 0
     abstraction_hidden: tuple[int, ...] = (128, 128)
+    mean: tuple[float, ...] = ()
+    deviation: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if self.kind == "flat" and self.features < 1:
@@ -68,6 +74,12 @@ class EncoderConfig:
                 f"width={self.width}, layers={self.layers}, heads={self.heads} do not fit",
                 where="encoder",
                 mend="give positive numbers, and a width that the heads divide",
+            )
+        if len(self.mean) != len(self.deviation) or (self.mean and (self.kind not in FIXED or min(self.deviation) <= 0.0)):
+            raise ConfigError(
+                f"{len(self.mean)} means and {len(self.deviation)} deviations do not standardise a {self.kind} state",
+                where="encoder.mean",
+                mend=f"give one mean and one positive deviation a component, of a state that is not learned ({' or '.join(FIXED)})",
             )
         if self.abstraction < 0:
             raise ConfigError(f"abstraction={self.abstraction}", where="encoder.abstraction", mend="give a width, or 0 for none")
@@ -126,7 +138,32 @@ class HistoryEncoder(nn.Module):
         return torch.cat([means.flatten(1), rates, situation(observation, items, self.history)], dim=1)
 
 
-Encoder = FlatEncoder | HistoryEncoder | GRUEncoder | TransformerEncoder | AbstractedEncoder
+class StandardisedEncoder(nn.Module):
+    """A fixed state in deviations from its mean over a log: Observation (B) -> (B, width).
+
+    A rate, or days over ten, is small beside an item vector; networks learn both alike only where both have one scale. The numbers are the
+    encoder's and travel with it into policies and checkpoints.
+
+    **Errors**: :class:`ConfigError` for numbers of another width.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, base: FlatEncoder | HistoryEncoder, mean: tuple[float, ...], deviation: tuple[float, ...]) -> None:
+        super().__init__()
+        if len(mean) != base.width:
+            raise ConfigError(f"{len(mean)} means for a state of {base.width}", where="encoder.mean", mend="fit them to this encoder")
+        self.base, self.width = base, base.width
+        self.register_buffer("mean", torch.tensor(mean))
+        self.register_buffer("deviation", torch.tensor(deviation))
+
+    def forward(self, observation: Observation) -> Tensor:
+        """Encode a batch."""
+        return (self.base(observation) - self.mean) / self.deviation
+
+
+Encoder = FlatEncoder | HistoryEncoder | StandardisedEncoder | GRUEncoder | TransformerEncoder | AbstractedEncoder
 
 
 def build_encoder(config: EncoderConfig, item_vectors: Tensor | None) -> Encoder:
@@ -138,14 +175,20 @@ def build_encoder(config: EncoderConfig, item_vectors: Tensor | None) -> Encoder
     return AbstractedEncoder(base, base.width, config.abstraction, config.abstraction_hidden) if config.abstraction else base
 
 
-def _build_base(config: EncoderConfig, item_vectors: Tensor | None) -> FlatEncoder | HistoryEncoder | GRUEncoder | TransformerEncoder:
+def _build_base(
+    config: EncoderConfig, item_vectors: Tensor | None
+) -> FlatEncoder | HistoryEncoder | StandardisedEncoder | GRUEncoder | TransformerEncoder:
     if config.kind == "flat":
-        return FlatEncoder(config.features)
+        return _standardised(FlatEncoder(config.features), config)
     if item_vectors is None:
         raise ConfigError(
             f"a {config.kind} encoder needs item vectors", where="encoder.kind", mend="pass a catalogue, or choose kind='flat'"
         )
     if config.kind == "history":
-        return HistoryEncoder(item_vectors, config.history, config.recency)
+        return _standardised(HistoryEncoder(item_vectors, config.history, config.recency), config)
     sequence = GRUEncoder if config.kind == "gru" else partial(TransformerEncoder, heads=config.heads)
     return sequence(item_vectors, history=config.history, width=config.width, layers=config.layers, learned_items=config.learned_items)
+
+
+def _standardised(base: FlatEncoder | HistoryEncoder, config: EncoderConfig) -> FlatEncoder | HistoryEncoder | StandardisedEncoder:
+    return StandardisedEncoder(base, config.mean, config.deviation) if config.mean else base

@@ -47,7 +47,7 @@ class RewardConfig:
 
     Attributes:
         encoder: how states are encoded.
-        hidden: sizes of the hidden layers.
+        hidden: sizes of the hidden layers; B-Pref's are three of 256, at many times the cost of a step.
         members: of the ensemble.
         aggregate: how rewards make a segment's return; ``sum`` wants segments of one length, ``mean`` takes any, ``sum_any_length`` is for
             showing the length trap.
@@ -64,11 +64,11 @@ class RewardConfig:
     """
 
     encoder: EncoderConfig = EncoderConfig()
-    hidden: tuple[int, ...] = (256, 256, 256)
+    hidden: tuple[int, ...] = (64, 64, 64)
     members: int = 3
     aggregate: Aggregate = "sum"
     learning_rate: float = 3e-4
-    batch_pairs: int = 128
+    batch_pairs: int = 64
     pretraining: Pretraining = "preferences"
     pretraining_steps: int = 2_000
     feedback_steps: int = 500

@@ -124,6 +124,12 @@ def test_a_policy_is_learned_from_scripted_labels(say):
     tables = Path(found["run"], "artifacts")
     assert pl.read_parquet(tables / "reward_calibration.parquet")["pairs"].sum() == found["judged_pairs"]
     assert "all" in pl.read_parquet(tables / "reward_accuracy.parquet")["kind"].to_list()
+    pairs = pl.read_parquet(tables / "reward_pairs.parquet").filter(pl.col("split") == "test", pl.col("preferred") != 0.5)
+    given = pl.read_parquet(tables / "reward_accuracy.parquet").row(by_predicate=pl.col("kind") == "given", named=True)
+    right = (pairs["predicted"] > 0.5) == (pairs["preferred"] > 0.5)
+    assert (pairs.height, right.mean()) == (given["pairs"], pytest.approx(given["right"])), "single pairs make up what is said of all"
+    assert ((pairs["first_return"] > pairs["second_return"]) == (pairs["predicted"] > 0.5)).all()
+    assert pairs["first_timeline"].str.contains(" requests ").all()
     assert load_policy(Path(found["policy"])).action_spec.shape == (6,)
     _, again, _ = say("", *train)
     assert {k: v for k, v in again.items() if k != "seconds"} == {k: v for k, v in found.items() if k != "seconds"}, (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,8 +17,11 @@ import pytest
 import torch
 
 import offline_eval
+from dashboards import what_if
 from recrl.cli import main
 from recrl.core.contracts import ActionSpec, LoggedFeedback
+from recrl.core.errors import ConfigError
+from recrl.core.files import write_json
 from recrl.core.objective import Objective, Signal
 from recrl.core.runs import RunFolder
 from recrl.core.torch.streams import TensorStreams
@@ -97,6 +101,22 @@ def test_rows_do_not_depend_on_who_is_simulated_together(kind):
     assert logs[0]["user_id"].n_unique() == 24
     assert ("candidate_set_id" in logs[0].columns) == (kind == "slate")
     assert {"watch_seconds", "action_log_prob"} <= set(logs[0].columns)
+
+
+def test_assumed_effects_take_the_place_of_fitted_ones(fitted):
+    assert LogConfig(scenario="strong").assumed(fitted).retention == fitted.retention.under("strong")
+    other = LogConfig(scenario="strong", eta_s=2.5, leave_odds=0.5).assumed(fitted)
+    assert other.retention.under("strong").eta_s == 2.5
+    hazards = [1 / (1 + np.exp(-world.leave.logit(0.7, 0.0, 0.0))) for world in (fitted, other)]
+    odds = [hazard / (1 - hazard) for hazard in hazards]
+    assert odds[1] == pytest.approx(0.5 * odds[0])
+    assert other.leave.mean_depth() > fitted.leave.mean_depth()
+
+
+@pytest.mark.parametrize("options", [{"eta_s": -1.0}, {"eta_s": float("nan")}, {"leave_odds": 0.0}, {"leave_odds": float("inf")}])
+def test_assumptions_that_are_none_are_refused(options):
+    with pytest.raises(ConfigError):
+        LogConfig(**options)
 
 
 def test_reopened_logs_hold_the_same_rows_and_the_whole_catalogue(setting, written):
@@ -281,6 +301,22 @@ def test_from_the_shell(asked, simulator, tmp_path, capsys):
     ask = ("ope", "random", *where, "--vector-size", "8", "--run", "asked-again", "--behaviour-steps", "2")
     assert call(capsys, *ask, "--propensities", "estimated")["propensities"] == "estimated"
     assert "no column `propensity`" in call(capsys, "ope", "random", *words[:-6], "--propensities", "logged", status=2)["error"]["what"]
+
+
+def test_a_what_if_of_the_dashboard_simulates_what_its_sliders_say(asked, simulator, tmp_path, capsys, monkeypatch):
+    stores, root = tmp_path / "stores", tmp_path / "page"
+    for folder, target in ((stores / "small", Path(asked[3]) / "small"), (root / "mine", simulator)):
+        folder.parent.mkdir()
+        shutil.copytree(target, folder)
+    write_json(root / "mine" / "config.json", {"data": "small", "vector_size": 8})
+    monkeypatch.setenv("RECRL_STORES", str(stores))
+    depths = []
+    for k, odds in enumerate((0.25, 4.0), 1):
+        wanted = what_if.WhatIf("mine", "random", 2.5, odds, 10, 2, "none", 0.0, 40, 4, 0, f"what-if-{k}")
+        found = call(capsys, *what_if.command(root, wanted))
+        depths.append(found["requests"] / found["sessions"])
+    assert depths[0] > 1.5 * depths[1], "odds of leaving move the depth of sessions"
+    assert what_if.made() == ["what-if-2", "what-if-1"]
 
 
 @pytest.mark.parametrize(

@@ -105,11 +105,22 @@ def learners() -> dict[str, pl.DataFrame]:
         for quantity in ("watch_seconds", "core_seconds")
         for seed in range(3)
     ]
+    line = " 12 requests  ▂▃▄█                                      click 0.40  return -2.00  back after {} days"
+    pairs = {
+        "pair": [1, 2, 3],
+        "split": ["train", "test", "valid"],
+        "preferred": [1.0, 0.0, 0.5],
+        "predicted": [0.9, 0.7, 0.4],
+        **{f"{side}_user": [7, 8, 9] for side in ("first", "second")},
+        **{f"{side}_return": [1.5 + k, 0.5, 0.1] for k, side in enumerate(("first", "second"))},
+        **{f"{side}_timeline": [f"{line.format(days)}\n{line.format(days + 1)}"] * 3 for side, days in (("first", 1.5), ("second", 3.5))},
+    }
     summary = {"action_share": [0.12], "too_little_action": [False], "judged_pairs": [60], "held_out": [True]}
     return {
         "reward_accuracy": pl.DataFrame(accuracy),
         "reward_calibration": pl.DataFrame(calibration),
         "reward_summary": pl.DataFrame(summary),
+        "reward_pairs": pl.DataFrame(pairs),
         "reproduction_cells": pl.DataFrame(cells),
     }
 

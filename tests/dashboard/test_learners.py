@@ -19,7 +19,7 @@ from tests.dashboard.test_pages import HOSTILE, text_of
 VIEWS = {
     "Trade-offs": "✓ like holds its bound by 0.05 a request",
     "Drift and phi": "Deepest fall of eval return: from 3 at update 20 to 1 at 40; nine tenths made good 20 updates later",
-    "Preferences": "right about 85% of 60 pairs (95 % interval 74% to 92%): better than guessing",
+    "Preferences": "right about 85 % of 60 pairs (95 % interval 74 % to 92 %): better than guessing",
     "Reproduction": "gapsConfiguration",
 }
 
@@ -113,3 +113,19 @@ def test_intervals_over_seeds_are_students() -> None:
     expected = stats.t.interval(0.95, 2, loc=7 / 3, scale=stats.sem([1.0, 2.0, 4.0]))
     assert (found["a"]["lower"], found["a"]["upper"]) == pytest.approx(expected)
     assert math.isnan(found["b"]["lower"])
+
+
+def test_single_pairs_are_looked_at_and_filtered_by_agreement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = RunFolder.create(tmp_path / "runs" / "mine", kind="train", config={}, seed=0)
+    for name, frame in learners().items():
+        run.write_table(name, frame.to_arrow())
+    app = opened(tmp_path / "runs", "Preferences", monkeypatch)
+    assert "agree on 1 of 2 pairs" in text_of(app)
+    boxes = {box.label: box for box in app.selectbox}
+    # the surest first: .9, then .7
+    assert boxes["Pair"].options[0].startswith("pair 1: 90")
+    boxes["Reward and answer"].set_value("✕ disagree").run()
+    assert not app.exception
+    assert [option.split(":")[0] for option in next(box for box in app.selectbox if box.label == "Pair").options] == ["pair 2"]
+    assert "answer: right is better; reward: left is better, with a chance of 70" in text_of(app).replace("\\", "").replace("\u00a0", " ")
+    assert [table.value["back after"].to_list() for table in app.table] == [["1.5 days", "2.5 days"], ["3.5 days", "4.5 days"]]

@@ -30,7 +30,7 @@ def test_the_report_holds_every_stage_its_reading_and_the_configuration(tmp_path
         "20,000 simulated users an arm over 30 days",
         "✕ do not use",
         "recrl dashboard --runs",
-        "&quot;horizon_days&quot;: 30",
+        "&quot;max_gap_days&quot;: 10",
         "polars",
     ):
         assert wanted in text, wanted

@@ -16,7 +16,7 @@ from tests.dashboard.make_run import make_run
 from tests.dashboard.test_pages import HOSTILE, text_of
 from tests.dashboard.test_planning import ended
 
-ASKED = what_if.WhatIf("demo", "random", "weak", 50, 6, "weekly", 0.45, 100, 7, 3, "what-if-1")
+ASKED = what_if.WhatIf("demo", "random", 2.5, 1.5, 50, 6, "weekly", 0.45, 100, 7, 3, "what-if-1")
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A root with a run that says it holds a simulator."""
     root = (tmp_path / "runs").absolute()
     run = make_run(root / "demo")
-    write_json(run.artifact("simulator/world.json"), {})
+    write_json(run.artifact("simulator/world.json"), {"retention": {"eta_s_estimate": 0.75}})
     monkeypatch.setenv("RECRL_RUNS", str(root))
     monkeypatch.setenv("RECRL_STORES", str(tmp_path / "stores"))
     return root
@@ -37,7 +37,8 @@ def test_a_what_if_is_a_command_that_the_command_line_understands(root: Path) ->
     asked = tyro.cli(LogOptions, args=words[2:])
     assert words[:2] == ["simulate", "log"]
     assert (asked.policy, asked.simulator, asked.data.data, asked.name) == ("uniform", root / "demo", "ml-100k", "what-if-1")
-    assert (asked.log.scenario, asked.log.pool, asked.log.slate, asked.log.users, asked.log.days) == ("weak", 50, 6, 100, 7)
+    assert (asked.log.eta_s, asked.log.leave_odds) == (2.5, 1.5)
+    assert (asked.log.pool, asked.log.slate, asked.log.users, asked.log.days) == (50, 6, 100, 7)
     assert (asked.log.drift.kind, asked.log.drift.amplitude) == ("weekly", 0.45)
 
 
@@ -60,10 +61,14 @@ def test_the_sliders_start_a_child_and_the_page_shows_how_it_ended(root: Path, m
     app.run()
     assert not app.exception, [element.message for element in app.exception]
     assert "No what-if was simulated yet" in text_of(app)
-    next(slider for slider in app.slider if slider.label == "Candidates a request").set_value(60)
+    sliders = {slider.label: slider for slider in app.slider}
+    assert sliders["Satisfaction's effect on return (eta_s)"].value == 0.75, "as fitted"
+    sliders["Candidates a request"].set_value(60)
+    sliders["Satisfaction's effect on return (eta_s)"].set_value(3.2)
+    sliders["Leaving, times its fitted odds"].set_value(0.5)
     next(button for button in app.button if button.label == "Simulate").click().run()
     assert not app.exception
-    assert "--pool=60" in asked[0]
+    assert {"--pool=60", "--eta-s=3.2", "--leave-odds=0.5"} <= set(asked[0])
     child = children.of(what_if.stores_root())[0]
     ended(child)
     assert "No dataset or store" in text_of(app.run())

@@ -1,4 +1,4 @@
-"""PrefRec in its reference environment and in the retention simulator: baselines, controls, ablations, and what its rewards know."""
+"""PrefRec in its reference environment, the retention simulator and on KuaiRand rows: baselines, controls, ablations, rewards."""
 
 from recrl.reproductions.prefrec.plan import study
 

@@ -1,9 +1,9 @@
-"""One seed of the PrefRec study: its world, log, clone of the logging policy, learned rewards, and what each policy reaches."""
+"""One seed of the PrefRec study: its log, the clone of the logging policy, learned rewards, and what every method makes of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import fields, replace
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-import offline_eval
 from recrl.algorithms import REGISTRY
 from recrl.algorithms.bc import BC, BCConfig
 from recrl.algorithms.task import Task
-from recrl.core.contracts import LoggedFeedback, Observation, Transitions
+from recrl.core.contracts import ActionSpec, Transitions
+from recrl.core.errors import ConfigError
 from recrl.core.files import read_json, write_json
 from recrl.core.objective import Objective, Signal
-from recrl.core.ragged import Offsets
 from recrl.core.streams import Purpose
 from recrl.core.torch.streams import TensorStreams
 from recrl.policies.encoders import EncoderConfig
@@ -30,39 +29,57 @@ from recrl.preferences.inspection import action_share, inspect_reward
 from recrl.preferences.pairs import SPLITS, PairBatches, PairConfig, draw_pairs, teach
 from recrl.preferences.reward import LearnedReward, PreferenceReward, RewardConfig, RewardPretraining
 from recrl.preferences.teacher import Teacher
-from recrl.preferences.trajectories import FixedBuffer, Trajectories, simulate_log
+from recrl.preferences.trajectories import FixedBuffer, Trajectories
 from recrl.preferences.windows import WindowConfig, cut_windows
 from recrl.replay.samplers import UniformSampler
 from recrl.replay.sessions import Segments
-from recrl.reproductions.prefrec.grounds import NOISE, Ground, Scale, Seen
+from recrl.reproductions.prefrec.estimates import Act, all_of, depths
+from recrl.reproductions.prefrec.grounds import NOISE, Scale, Seen
 from recrl.reproductions.prefrec.recipes import RECIPES, WITH_CURVE, Budget, Recipe, Taught, Written
 from recrl.reproductions.study import Cell
 
-Act = Callable[[Observation], Tensor]
-_CAP = 10.0
+MAX_GAP_DAYS = 10.0
+"""Longer gaps count as this one, as teachers have it; so does the end of a life."""
 _SESSION_ROWS, _THINNED = 40, 9
 
 
-class Bench:
-    """What the cells of a part and seed share.
+@dataclass(frozen=True, eq=False)
+class Logged:
+    """What there is to learn from.
+
+    Attributes:
+        log: whole lives of users, with flat features.
+        action_spec: what a policy decides.
+        features: width of what is seen of a state.
+        click: column of the click rate in the log's rewards.
+        returns: column that tells the return gap.
+        windows: how segments of one length are cut.
+    """
+
+    log: Segments
+    action_spec: ActionSpec
+    features: int
+    click: int
+    returns: int
+    windows: WindowConfig = WindowConfig()
+
+
+class Bench(ABC):
+    """What the cells of a part and seed share; how a policy is judged is a world's or a log's own.
 
     Args:
-        ground: the world, its logged and its fresh users.
+        logged: what there is to learn from.
         seed: of users, log, teachers, networks and batches.
         budget: what a cell may spend.
         folder: where clones and learned rewards are kept.
     """
 
-    def __init__(self, ground: Ground, seed: int, budget: Budget, folder: Path) -> None:
-        self.ground, self.seed, self.budget, self.folder = ground, seed, budget, folder
-        with torch.no_grad():
-            log = simulate_log(self.ground, self.ground.logged, self.ground.act, TensorStreams(seed))
-        self.scale = Scale.of(_whole(log).observation.features)
-        self._log = log
-        self.trajectories = Trajectories(Seen(log, self.scale), returns=self.ground.returns)
-        self.rows = _whole(self.trajectories.source)
-        encoder = EncoderConfig("flat", features=self.ground.features)
-        self.actor = ActorConfig(encoder, budget.layers, NOISE)
+    def __init__(self, logged: Logged, seed: int, budget: Budget, folder: Path) -> None:
+        self.logged, self.seed, self.budget, self.folder = logged, seed, budget, folder
+        self.scale = Scale.of(_features(all_of(logged.log)))
+        self.trajectories = Trajectories(Seen(logged.log, self.scale), returns=logged.returns)
+        self.rows = all_of(self.trajectories.source)
+        self.actor = ActorConfig(EncoderConfig("flat", features=logged.features), budget.layers, NOISE)
 
     # ------------------------------------------------------------------ the log
 
@@ -70,20 +87,38 @@ class Bench:
     def shuffled(self) -> Trajectories:
         """The log with the actions of other rows."""
         order = torch.from_numpy(np.random.default_rng(self.seed).permutation(len(self.rows)))
-        return Trajectories(Seen(self._log, self.scale, self.rows.action[order]), returns=self.ground.returns)
+        return Trajectories(Seen(self.logged.log, self.scale, self.rows.action[order]), returns=self.logged.returns)
 
     @cached_property
     def depth(self) -> NDArray[np.float64]:
-        """Requests of the session that ends with a row, 0 elsewhere; sessions begin after an end and with each user."""
-        cuts = self.trajectories.ends.copy()
-        cuts[self.trajectories.offsets.values[1:] - 1] = True
-        at, depth = np.flatnonzero(cuts), np.zeros(len(self.rows))
-        depth[at] = np.diff(at, prepend=-1)
-        return np.where(self.trajectories.ends, depth, 0.0)
+        """Requests of the session that ends with a row, 0 elsewhere."""
+        return depths(self.trajectories)
+
+    @property
+    def ended(self) -> NDArray[np.bool_]:
+        """Rows that end a session and tell when the user came back."""
+        return self.trajectories.ends
+
+    @cached_property
+    def yardstick(self) -> tuple[float, float, float, float]:
+        """Mean and deviation of the depth of the log's sessions, then of their gaps in days."""
+        ends = self.ended
+        deep, away = self.depth[ends], np.minimum(self.trajectories.gap_days[ends], MAX_GAP_DAYS)
+        return float(deep.mean()), float(deep.std()), float(away.mean()), float(away.std())
+
+    def worth(self, depth: Any, gap_days: Any) -> Any:
+        """The truth that teachers of both tasks use: standardised depth less standardised gap, of sessions."""
+        deep, deep_spread, away, away_spread = self.yardstick
+        return (depth - deep) / deep_spread - (gap_days.clip(max=MAX_GAP_DAYS) - away) / away_spread
+
+    @property
+    def noise(self) -> float:
+        """Spread of the logging policy around its mean."""
+        return NOISE
 
     def task(self, discount: float = 0.98) -> Task:
         """Actions of the world; the batches' first reward is what counts."""
-        return Task(self.ground.action_spec, Objective(Signal("return", discount_within=discount, discount_across=discount)))
+        return Task(self.logged.action_spec, Objective(Signal("return", discount_within=discount, discount_across=discount)))
 
     def clone(self, shuffled: bool = False) -> VectorPolicy:
         """The clone of the logging policy; of one that acts by chance where the log is shuffled. Trained once and kept."""
@@ -102,26 +137,24 @@ class Bench:
         return self.clone()
 
     def _rows_of(self, shuffled: bool) -> Transitions:
-        return _whole(self.shuffled.source) if shuffled else self.rows
+        return all_of(self.shuffled.source) if shuffled else self.rows
 
     # ------------------------------------------------------------------ rewards
 
     def written(self, rows: Transitions, reward: Written) -> Transitions:
         """Rows with a written reward."""
         if reward == "clicks":
-            value = rows.reward[:, self.ground.click]
+            value = rows.reward[:, self.logged.click]
         elif reward == "random":
             value = TensorStreams(self.seed).normal(torch.arange(len(rows)), 0, Purpose.BOOTSTRAP)
         else:
-            ends = self.trajectories.ends
-            deep, away = ((x - x[ends].mean()) / x[ends].std() for x in (self.depth, self.trajectories.gap_days))
-            value = torch.from_numpy(np.where(ends, deep - away, 0.0))
+            value = torch.from_numpy(np.where(self.ended, self.worth(self.depth, self.trajectories.gap_days), 0.0))
         return rows.with_reward(value.float().unsqueeze(1))
 
     def learned(self, taught: Taught) -> tuple[LearnedReward, PairBatches, dict[str, float]]:
         """A learned reward as pre-training left it, its training pairs, and what it knows; trained once and kept."""
         budget, log = self.budget, self.trajectories
-        windows = cut_windows(log, WindowConfig("sessions", length=_SESSION_ROWS) if taught.sessions else WindowConfig())
+        windows = cut_windows(log, WindowConfig("sessions", length=_SESSION_ROWS) if taught.sessions else self.logged.windows)
         drawn = draw_pairs(windows, PairConfig(max(1, round(taught.pairs * budget.pairs)), budget.held_out), self.seed)
         pairs = teach(log, windows, drawn, taught.task, Teacher(taught.mistake), self.seed)
         train, valid, test = (PairBatches(self.shuffled if taught.shuffled else log, pairs.of(part), self.seed) for part in SPLITS)
@@ -145,22 +178,36 @@ class Bench:
         thinned = FixedBuffer(self.rows).gather(torch.arange(0, len(self.rows), _THINNED))
         mean = self.behaviour.centre(thinned.observation).detach()
         kinds = {a.kind: a.right for a in found.accuracies}
-        return {**kinds, "rank_correlation": found.rank_correlation, "action_share": action_share(reward, thinned, mean, NOISE, self.seed)}
+        return {
+            **kinds,
+            "rank_correlation": found.rank_correlation,
+            "action_share": action_share(reward, thinned, mean, self.noise, self.seed),
+        }
 
     # ------------------------------------------------------------------ cells
 
     def __call__(self, cell: Cell) -> dict[str, Any]:
-        """A cell's result: what its policy reaches (``depth``, ``gap_days``, ``day1``, ``click_rate``), what an estimator says of it
-        (``ncis_depth``, ``ncis_gap_days``, ``ess``), and what its reward knows (``reward``).
-        """
+        """A cell's result: what its policy reaches and what is estimated (:meth:`judged`), and what its reward knows (``reward``)."""
         recipe = RECIPES[cell.method]
         if recipe.learner == "bc":
             return self.judged(self.clone(recipe.shuffled).centre)
         if recipe.learner == "zero":
-            return self.judged(lambda seen: torch.zeros(len(seen), *self.ground.action_spec.shape))
-        if recipe.learner == "best":
-            return self.online(None)
+            return self.judged(lambda seen: torch.zeros(len(seen), *self.logged.action_spec.shape))
+        if recipe.learner in ("best", "cem"):
+            return self.told(recipe.learner)
         return self._learn(recipe, curve=cell.method in WITH_CURVE)
+
+    @abstractmethod
+    def judged(self, act: Act) -> dict[str, Any]:
+        """What a policy reaches, and what an estimator says of it."""
+
+    def told(self, learner: str) -> dict[str, Any]:
+        """What somebody reaches who knows or may try the world; nobody does of a log."""
+        raise ConfigError(f"{learner} needs a world to act in", where="Bench.told", mend="leave it out of parts that are logs")
+
+    def early(self, act: Act) -> float | None:
+        """Depth that a policy reaches while it is learned; nobody knows from a log."""
+        return None
 
     def _learn(self, recipe: Recipe, curve: bool) -> dict[str, Any]:
         result: dict[str, Any] = {}
@@ -178,7 +225,8 @@ class Bench:
         known = {f.name for f in fields(kind.config_type)}
         asked = {"actor": self.actor, "critic_hidden": self.budget.layers, **(recipe.options or {})}
         learner = kind(kind.config_type(**{k: v for k, v in asked.items() if k in known}), self.task(recipe.discount), self.seed)
-        early, looks = [], max(1, self.budget.updates // 20)
+        early: list[float] = []
+        looks = max(1, self.budget.updates // 20)
         for step in range(1, self.budget.updates + 1):
             batch = sampler.sample(self.budget.batch, step)
             if transform is not None:
@@ -186,61 +234,15 @@ class Bench:
                 batch = transform.apply(batch)
             learner.update(batch)
             if curve and step % looks == 0 and step <= 4 * looks:
-                early.append(self.online(_centre(learner.policy()), 100)["depth"])
+                depth = self.early(_centre(learner.policy()))
+                early += [] if depth is None else [depth]
         return result | self.judged(_centre(learner.policy())) | ({"early_depth": float(np.mean(early))} if early else {})
 
-    def judged(self, act: Act) -> dict[str, Any]:
-        """What a policy reaches, and what an estimator says of it."""
-        return self.online(act) | self.estimated(act)
 
-    @torch.no_grad()
-    def online(self, act: Act | None, users: int | None = None) -> dict[str, Any]:
-        """Requests a session, days away, share of sessions after which the user is back the next day, and click rate, of fresh users;
-        ``None`` takes the best action.
-        """
-        ground, streams = self.ground, TensorStreams(10_000 + self.seed)
-        state = ground.initial_state(ground.fresh[:users], streams)
-        total = torch.zeros(6, dtype=torch.float64)
-        while bool(state.alive.any()):
-            before = state
-            if act is None:
-                assert ground.best is not None
-                action = ground.best(state)
-            else:
-                action = act(self.scale(ground.observe(state)))
-            state, outcome = ground.transition(state, action, streams)
-            ended, gap, click = outcome.session_end, outcome.gap_days, outcome.reward[:, ground.click]
-            counts = (ended, ended * (before.requests + 1), ended * gap, ended & (gap == 1.0), before.alive * click, before.alive)
-            total += torch.stack([part.double().sum() for part in counts])
-        ended, deep, away, back, clicks, made = total.tolist()
-        return {"depth": deep / ended, "gap_days": away / ended, "day1": back / ended, "click_rate": clicks / made}
-
-    @torch.no_grad()
-    def estimated(self, act: Act) -> dict[str, float]:
-        """NCIS of depth and gap, a trajectory a user, every row with its session's values, capped at 10; last sessions left out."""
-        keep = np.flatnonzero(self.trajectories.known)
-        ends = np.flatnonzero(self.trajectories.ends)
-        session = np.searchsorted(ends, keep)
-        rows = FixedBuffer(self.rows).gather(torch.from_numpy(keep))
-        ours, theirs = (
-            -0.5 * ((rows.action - centre(rows.observation)) / NOISE).square().sum(1).double().numpy()
-            for centre in (act, self.behaviour.centre)
-        )
-        user = self.trajectories.user[np.searchsorted(self.trajectories.offsets.values, keep, side="right") - 1]
-        lives = Offsets.from_starts(np.append(True, user[1:] != user[:-1]))
-        found = {}
-        for name, value in (("ncis_depth", self.depth[ends]), ("ncis_gap_days", self.trajectories.gap_days[ends])):
-            feedback = LoggedFeedback(value[session], ours, theirs, user, trajectory=lives)
-            found[name] = float(offline_eval.value(offline_eval.TrajectoryNCIS(cap=_CAP).contributions(feedback)))
-        weight = np.exp(np.minimum(ours - theirs, np.log(_CAP)))
-        return found | {"ess": float(weight.sum() ** 2 / (len(weight) * (weight**2).sum()))}
-
-
-def _whole(log: Segments) -> Transitions:
-    """Every row, user by user."""
-    lengths = log.lengths()
-    rows = log.gather(np.arange(lengths.size), np.zeros_like(lengths), lengths)
-    return replace(rows, segments=None)
+def _features(rows: Transitions) -> Tensor:
+    features = rows.observation.features
+    assert isinstance(features, Tensor)
+    return features
 
 
 def _centre(policy: Any) -> Act:

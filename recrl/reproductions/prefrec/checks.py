@@ -1,4 +1,4 @@
-"""What is asked of PrefRec in its reference environment, and whether it was found."""
+"""What is asked of PrefRec in its reference environment and on logged rows, and whether it was found."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from recrl.reproductions.prefrec.found import BASE, METHOD, Difference, Found
+from recrl.reproductions.prefrec.found import BASE, HIGHER, LEAST_SEEDS, METHOD, Difference, Found
 
 LEAST_ACCURACY, LEAST_SHARE, TRAP_ACCURACY, LEAST_RANK, LEAST_RANKED = 0.72, 0.005, 0.88, 0.5, 8
-COLLAPSED_ESS = 0.1
+COLLAPSED_ESS, LEAST_ROWS_ESS, STRANGE_GAIN = 0.1, 0.3, 0.2
 ABLATIONS = ("without value", "expectile .5", "expectile .9", "without pre-training")
 _BOTH = ("depth", "gap_days")
 
@@ -27,11 +27,11 @@ class Check:
     met: bool | None
 
 
-def check_table(found: Found) -> pl.DataFrame:
+def check_table(environment: Found, rows: Found) -> pl.DataFrame:
     """All checks: ``check``, ``wanted``, ``found``, ``met`` (yes, no, open)."""
-    rows = [check for group in _GROUPS for check in group(found)]
+    checks = [*(check for group in _GROUPS for check in group(environment)), *_logged(rows)]
     words = {True: "yes", False: "no", None: "open"}
-    return pl.DataFrame([{"check": c.name, "wanted": c.wanted, "found": c.found, "met": words[c.met]} for c in rows])
+    return pl.DataFrame([{"check": c.name, "wanted": c.wanted, "found": c.found, "met": words[c.met]} for c in checks])
 
 
 def _told(differences: dict[str, Difference]) -> str:
@@ -44,13 +44,13 @@ def _all(parts: list[bool | None]) -> bool | None:
 
 
 def _beats(found: Found, method: str, against: str, quantity: str) -> bool | None:
-    """Whether a method is better beyond the interval; unknown below two seeds."""
-    return found.better(method, against, quantity) > 0 if found.over(method, against, quantity).seeds > 1 else None
+    """Whether a method is better beyond the interval; unknown with too few seeds."""
+    return found.better(method, against, quantity) > 0 if found.over(method, against, quantity).decided else None
 
 
 def _not_beaten(found: Found, method: str, against: str, quantity: str) -> bool | None:
     """Whether a method is not worse beyond the interval."""
-    return found.better(method, against, quantity) >= 0 if found.over(method, against, quantity).seeds > 1 else None
+    return found.better(method, against, quantity) >= 0 if found.over(method, against, quantity).decided else None
 
 
 def _compared(name: str, wanted: str, found: Found, method: str, against: str, holds: Callable[..., bool | None] = _beats) -> Check:
@@ -83,7 +83,7 @@ def _rewards(found: Found) -> Iterator[Check]:
         steps = [found.over(after, before, "all", "reward") for before, after in itertools.pairwise(order)]
         ends = found.over(order[-1], order[0], "all", "reward")
         values = ", ".join(f"{step} {_number(found.mean(step, 'all', 'reward'))}" for step in order)
-        enough = min(step.seeds for step in steps) > 1
+        enough = min(step.seeds for step in steps) >= LEAST_SEEDS
         yield Check(name, wanted, values, all(step.sign >= 0 for step in steps) and ends.mean > 0 if enough else None)
     pairs = [(far, close) for far, close in zip(*(found.values(METHOD, kind, "reward") for kind in ("far", "close")), strict=True)]
     thirds = Difference.of([far - close for far, close in pairs])
@@ -91,7 +91,7 @@ def _rewards(found: Found) -> Iterator[Check]:
         "11d thirds",
         "pairs that differ much are told far more often than those that differ little",
         f"difference {thirds}",
-        thirds.sign > 0 if len(pairs) > 1 else None,
+        thirds.sign > 0 if thirds.decided else None,
     )
     gain = {what: found.over("labels by chance", BASE, what) for what in _BOTH}
     chance = [_beats(found, "labels by chance", BASE, what) for what in _BOTH]
@@ -109,7 +109,7 @@ def _actions(found: Found) -> Iterator[Check]:
         "12b share of shuffled actions",
         "lower than that of the log's own",
         f"{_number(found_share, '.1%')}, difference {strange:.3f}",
-        strange.sign < 0 if strange.seeds > 1 else None,
+        strange.sign < 0 if strange.decided else None,
     )
     parts = [_beats(found, "PrefRec, shuffled log", "BC, shuffled log", what) for what in _BOTH]
     told = {what: found.over("PrefRec, shuffled log", "BC, shuffled log", what) for what in _BOTH}
@@ -125,7 +125,7 @@ def _policies(found: Found) -> Iterator[Check]:
     for rival in ("PrefRec's optimiser, clicks", "PrefRec's optimiser, clicks, myopic"):
         online = _compared("", "", found, METHOD, rival)
         clicks = found.over(METHOD, rival, "click_rate")
-        loses = found.better(METHOD, rival, "click_rate") < 0 if clicks.seeds > 1 else None
+        loses = found.better(METHOD, rival, "click_rate") < 0 if clicks.decided else None
         name = "14 against " + ("myopic clicks" if "myopic" in rival else "clicks")
         told_all = f"{online.found}, click_rate {clicks:.3f}"
         yield Check(name, "deeper and sooner back, fewer clicks", told_all, _all([online.met, loses]))
@@ -142,7 +142,7 @@ def _ablations(found: Found) -> Iterator[Check]:
         "16 pre-training, early",
         "depth over the first fifth of updates not below that without",
         f"{early}",
-        early.sign >= 0 if early.seeds > 1 else None,
+        early.sign >= 0 if early.decided else None,
     )
     deep, soon = (found.over(f"PrefRec, task {task}", BASE, what) for task, what in (("depth", "depth"), ("return", "gap_days")))
     parts = [
@@ -185,6 +185,27 @@ def _support(found: Found) -> Iterator[Check]:
         f"depth {found.over(mended, BASE, 'depth')}",
         _beats(found, mended, BASE, "depth"),
     )
+
+
+def _logged(rows: Found) -> Iterator[Check]:
+    for task, method, signals in (
+        ("both", METHOD, _BOTH),
+        ("depth", "PrefRec, task depth", ("depth",)),
+        ("return", "PrefRec, task return", ("gap_days",)),
+    ):
+        ess = rows.mean(method, "ess")
+        parts: list[bool | None] = [_at_least(ess, LEAST_ROWS_ESS)]
+        told = {signal: Difference.of(rows.values(method, "gain", f"gain_{signal}")) for signal in signals}
+        for signal, gain in told.items():
+            good = (gain.sign > 0 if HIGHER[signal] else gain.sign < 0) and abs(gain.mean) <= STRANGE_GAIN
+            parts.append(good if gain.decided else None)
+        shares = ", ".join(f"{signal} {gain:.2%}" for signal, gain in told.items())
+        yield Check(
+            f"19 KuaiRand, task {task}",
+            f"better than the log by NCIS, by no more than {STRANGE_GAIN:.0%}, effective rows at least {LEAST_ROWS_ESS:.0%}",
+            f"{shares}, effective rows {_number(ess, '.1%')}",
+            _all(parts),
+        )
 
 
 _GROUPS = (_rewards, _actions, _policies, _ablations, _support)

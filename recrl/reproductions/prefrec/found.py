@@ -12,6 +12,8 @@ from scipy import stats
 from recrl.reproductions.study import Done, mean_interval, paired
 
 METHOD, BASE = "PrefRec", "BC"
+LEAST_SEEDS = 3
+"""Below, an interval that holds 0 decides nothing."""
 HIGHER = {"depth": True, "gap_days": False, "day1": True, "click_rate": True, "early_depth": True}
 """Whether more of a quantity is better."""
 
@@ -41,6 +43,11 @@ class Difference:
     def sign(self) -> int:
         """1 or -1 where the interval lies above or below 0, else 0."""
         return (self.low > 0.0) - (self.high < 0.0)
+
+    @property
+    def decided(self) -> bool:
+        """Whether there are seeds enough to say that nothing shows, or two that agree beyond their wide interval."""
+        return self.seeds >= LEAST_SEEDS or (self.seeds > 1 and self.sign != 0)
 
     def __format__(self, form: str) -> str:
         if not self.seeds:

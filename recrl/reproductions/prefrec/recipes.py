@@ -73,7 +73,8 @@ class Recipe:
     """One method.
 
     Attributes:
-        learner: ``bc``, the name of a learner, ``zero`` for the action 0 everywhere, or ``best`` for the action that suits users best.
+        learner: ``bc``, the name of a learner, ``zero`` for the action 0 everywhere, ``best`` for the action that suits users best, or
+            ``cem`` for the best action for everybody.
         reward: a learned reward, a written one, or none.
         options: of the learner.
         discount: a request.
@@ -93,7 +94,7 @@ class Recipe:
     parts: tuple[str, ...] = ("environment",)
 
 
-_BOTH, _EVERYWHERE = Taught(), ("environment", "simulator")
+_BOTH, _WORLDS, _EVERYWHERE = Taught(), ("environment", "retention"), ("environment", "retention", "kuairand")
 _NEAR: Mapping[str, Any] = {"actor_loss": "dpg_bc"}
 _STRANGE = replace(_BOTH, shuffled=True)
 
@@ -101,14 +102,14 @@ RECIPES: Mapping[str, Recipe] = {
     "BC": Recipe("bc", primary=True, parts=_EVERYWHERE),
     "PrefRec": Recipe(reward=_BOTH, primary=True, parts=_EVERYWHERE),
     "IQL, explicit": Recipe("iql", "explicit", primary=True, parts=_EVERYWHERE),
-    "TD3+BC, explicit": Recipe("td3_bc", "explicit", {"alpha": 0.3}, primary=True, parts=_EVERYWHERE),
+    "TD3+BC, explicit": Recipe("td3_bc", "explicit", {"alpha": 0.3}, primary=True, parts=_WORLDS),
     "random reward": Recipe(reward="random", primary=True, parts=_EVERYWHERE),
     # the same reward, other optimisers; the same optimiser, other rewards
     "PrefRec, dpg_bc": Recipe(reward=_BOTH, options=_NEAR),
     "TD3+BC, learned": Recipe("td3_bc", _BOTH, {"alpha": 0.3}),
     "random reward, dpg_bc": Recipe(reward="random", options=_NEAR),
-    "PrefRec, task depth": Recipe(reward=replace(_BOTH, task="depth")),
-    "PrefRec, task return": Recipe(reward=replace(_BOTH, task="return")),
+    "PrefRec, task depth": Recipe(reward=replace(_BOTH, task="depth"), parts=("environment", "kuairand")),
+    "PrefRec, task return": Recipe(reward=replace(_BOTH, task="return"), parts=("environment", "kuairand")),
     "PrefRec's optimiser, explicit": Recipe(reward="explicit"),
     "PrefRec's optimiser, clicks": Recipe(reward="clicks"),
     "PrefRec's optimiser, clicks, myopic": Recipe(reward="clicks", discount=0.0),
@@ -118,8 +119,9 @@ RECIPES: Mapping[str, Recipe] = {
     "reward of shuffled actions": Recipe(reward=_STRANGE),
     "PrefRec, shuffled log": Recipe(reward=_STRANGE, shuffled=True),
     "BC, shuffled log": Recipe("bc", shuffled=True),
-    "zero action": Recipe("zero", parts=_EVERYWHERE),
+    "zero action": Recipe("zero", parts=_WORLDS),
     "best action": Recipe("best"),
+    "CEM, explicit": Recipe("cem", parts=_WORLDS),
     # ablations
     "without value": Recipe(reward=_BOTH, options={"value": "none"}),
     "expectile .5": Recipe(reward=_BOTH, options={"expectile": 0.5}),
