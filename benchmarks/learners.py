@@ -50,6 +50,7 @@ from recrl.policies.vector import ActorConfig
 from recrl.replay.ring import RingBuffer
 from recrl.replay.samplers import UniformSampler
 from recrl.training.collect import GymCollector
+from recrl.training.memory import keep_freed_memory
 from recrl.training.online import OnlineConfig, train_online
 
 ONLINE, OFFLINE = ("td3", "sac", "ddpg"), ("td3_bc", "awac", "iql", "cql", "bcq")
@@ -339,6 +340,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    keep_freed_memory()  # as recrl's training loops do; both sides have it
     if importlib.util.find_spec("d3rlpy") is None and set(options.only) & set(OFFLINE):
         parser.error("d3rlpy is absent: make peers, or --only " + " ".join(ONLINE))
     options.cells.mkdir(parents=True, exist_ok=True)

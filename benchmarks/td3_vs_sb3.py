@@ -43,6 +43,7 @@ from recrl.policies.vector import ActorConfig
 from recrl.replay.ring import RingBuffer
 from recrl.replay.samplers import UniformSampler
 from recrl.training.collect import GymCollector
+from recrl.training.memory import keep_freed_memory
 from recrl.training.online import OnlineConfig, train_online
 
 TASK = "Pendulum-v1"
@@ -211,6 +212,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    keep_freed_memory()  # as recrl's training loops do; both sides have it
     found: dict[str, Any] = {"load": os.getloadavg()[0], "speed": speed(options.pairs)}
     if options.seeds:
         found["pendulum"] = returns(options.seeds, options.steps, options.episodes, tuple(options.layers))

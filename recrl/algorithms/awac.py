@@ -21,26 +21,15 @@ the softmax over the batch is the authors' code.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from recrl.algorithms.adam import Adam
-from recrl.algorithms.parts import (
-    Noise,
-    bootstrapped,
-    check_ranges,
-    check_task,
-    critic_loss,
-    known_weights,
-    load_state,
-    row_weights,
-    state_of,
-)
+from recrl.algorithms.parts import ByParts, Noise, bootstrapped, check_ranges, check_task, critic_loss, known_weights, row_weights
 from recrl.algorithms.task import Task
 from recrl.core.contracts import Stateful, Transitions, Update
 from recrl.policies.clipped import ClippedGaussianPolicy
@@ -84,7 +73,7 @@ def advantage_softmax(advantage: Tensor, temperature: float, weights: Tensor) ->
     return torch.softmax(advantage / temperature + weights.log(), dim=0)
 
 
-class AWAC:
+class AWAC(ByParts):
     """AWAC for vector actions: embeddings, fusion weights, continuous controls."""
 
     name: ClassVar[str] = "awac"
@@ -112,9 +101,6 @@ class AWAC:
     def collect_policy(self) -> ClippedGaussianPolicy:
         """The current actor, which explores by its own spread."""
         return self._policy
-
-    def observe(self, transitions: Transitions) -> None:
-        """Nothing to see: learning is from batches alone."""
 
     def update(self, batch: Transitions) -> Update:
         """One step of critics, actor and targets."""
@@ -162,11 +148,3 @@ class AWAC:
             "critic_optimiser": self._critic_optimiser,
             "noise": self._noise,
         }
-
-    def state_dict(self) -> dict[str, Any]:
-        """Networks, targets, optimisers, and the seed and step that key the noise."""
-        return state_of(self._parts(), self._step)
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore :meth:`state_dict`."""
-        self._step = load_state(self._parts(), state)

@@ -20,26 +20,15 @@ policy picks from as many candidates as the targets do (theirs: 100 and 10), who
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from recrl.algorithms.adam import Adam
-from recrl.algorithms.parts import (
-    Noise,
-    bootstrapped,
-    check_ranges,
-    check_task,
-    critic_loss,
-    known_weights,
-    load_state,
-    row_weights,
-    state_of,
-)
+from recrl.algorithms.parts import ByParts, Noise, bootstrapped, check_ranges, check_task, critic_loss, known_weights, row_weights
 from recrl.algorithms.task import Task
 from recrl.core.contracts import Stateful, Transitions, Update
 from recrl.policies.generated import LATENT_REACH, GeneratedConfig, GeneratedPolicy
@@ -93,7 +82,7 @@ class BCQConfig:
         )
 
 
-class BCQ:
+class BCQ(ByParts):
     """BCQ for vector actions: embeddings, fusion weights, continuous controls."""
 
     name: ClassVar[str] = "bcq"
@@ -123,9 +112,6 @@ class BCQ:
     def collect_policy(self) -> GeneratedPolicy:
         """The best candidate with Gaussian exploration."""
         return self._policy
-
-    def observe(self, transitions: Transitions) -> None:
-        """Nothing to see: learning is from batches alone."""
 
     def update(self, batch: Transitions) -> Update:
         """One step of generator, critics, perturbation and targets."""
@@ -183,11 +169,3 @@ class BCQ:
             "actor_optimiser": self._actor_optimiser,
             "noise": self._noise,
         }
-
-    def state_dict(self) -> dict[str, Any]:
-        """Networks, targets, optimisers, and the seed and step that key the noise."""
-        return state_of(self._parts(), self._step)
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore :meth:`state_dict`."""
-        self._step = load_state(self._parts(), state)

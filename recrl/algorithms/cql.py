@@ -59,12 +59,18 @@ class CQL(SAC):
     def _critic_loss(self, batch: Transitions, state: Tensor, next_state: Tensor, target: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         actions, log_density = self._proposals(state, next_state)
         logged = self._critics(state, batch.action)  # (E, B)
-        # kind by kind: smaller products stay in the cache
-        values = torch.cat([self._critics.each(state, part) for part in actions.split(self.config.samples, dim=1)], dim=2)
-        mass = torch.logsumexp(values - log_density, dim=2) - math.log(log_density.shape[1])  # log Z, (E, B)
+        mass = torch.logsumexp(self._values(state, actions) - log_density, dim=2) - math.log(log_density.shape[1])  # log Z, (E, B)
         penalty = ((mass - logged) @ row_weights(batch)).sum()
         loss = critic_loss(logged, target, known_weights(batch)) + self.config.conservative_weight * penalty
         return loss, {"penalty": penalty.detach()}
+
+    def _values(self, state: Tensor, actions: Tensor) -> Tensor:
+        """Values of all proposals, (E, B, 3 n): kind by kind and critic by critic, so that what one product writes stays in the cache."""
+        n = self.config.samples
+        rows = state.unsqueeze(1).expand(-1, n, -1).flatten(0, 1)  # (B n, width)
+        kinds = [kind.flatten(0, 1) for kind in actions.split(n, dim=1)]
+        values = [[self._critics.one(e, rows, kind).unflatten(0, (-1, n)) for kind in kinds] for e in range(self._critics.members)]
+        return torch.stack([torch.cat(each, dim=1) for each in values])
 
     @torch.no_grad()
     def _proposals(self, state: Tensor, next_state: Tensor) -> tuple[Tensor, Tensor]:

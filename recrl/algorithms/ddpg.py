@@ -17,16 +17,15 @@ exploration is Gaussian noise that the policy adds, not an Ornstein-Uhlenbeck pr
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from recrl.algorithms.adam import Adam
-from recrl.algorithms.parts import bootstrapped, check_ranges, check_task, critic_loss, known_weights, load_state, state_of
+from recrl.algorithms.parts import ByParts, bootstrapped, check_ranges, check_task, critic_loss, known_weights
 from recrl.algorithms.task import Task
 from recrl.core.contracts import Stateful, Transitions, Update
 from recrl.policies.networks import Critics, initialise, polyak
@@ -55,7 +54,7 @@ class DDPGConfig:
         check_ranges("ddpg", {"tau": self.tau}, most=1.0)
 
 
-class DDPG:
+class DDPG(ByParts):
     """DDPG for vector actions: embeddings, fusion weights, continuous controls."""
 
     name: ClassVar[str] = "ddpg"
@@ -81,9 +80,6 @@ class DDPG:
     def collect_policy(self) -> VectorPolicy:
         """The current actor with its Gaussian exploration."""
         return self._policy
-
-    def observe(self, transitions: Transitions) -> None:
-        """Nothing to see: learning is from batches alone."""
 
     def update(self, batch: Transitions) -> Update:
         """One step of the critic, of the actor, and of their targets."""
@@ -116,11 +112,3 @@ class DDPG:
             "actor_optimiser": self._actor_optimiser,
             "critic_optimiser": self._critic_optimiser,
         }
-
-    def state_dict(self) -> dict[str, Any]:
-        """Networks, targets and optimisers."""
-        return state_of(self._parts(), self._step)
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore :meth:`state_dict`."""
-        self._step = load_state(self._parts(), state)

@@ -21,16 +21,15 @@ being clipped; the actor's learning rate is constant, not annealed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from recrl.algorithms.adam import Adam
-from recrl.algorithms.parts import bootstrapped, check_ranges, check_task, critic_loss, known_weights, load_state, row_weights, state_of
+from recrl.algorithms.parts import ByParts, bootstrapped, check_ranges, check_task, critic_loss, known_weights, row_weights
 from recrl.algorithms.task import Task
 from recrl.core.contracts import Stateful, Transitions, Update
 from recrl.policies.clipped import ClippedGaussianPolicy
@@ -77,7 +76,7 @@ def expectile_loss(difference: Tensor, expectile: float) -> Tensor:
     return torch.where(difference < 0, 1.0 - expectile, expectile) * difference * difference
 
 
-class IQL:
+class IQL(ByParts):
     """IQL for vector actions: embeddings, fusion weights, continuous controls."""
 
     name: ClassVar[str] = "iql"
@@ -106,9 +105,6 @@ class IQL:
     def collect_policy(self) -> ClippedGaussianPolicy:
         """The current actor, which explores by its own spread."""
         return self._policy
-
-    def observe(self, transitions: Transitions) -> None:
-        """Nothing to see: learning is from batches alone."""
 
     def update(self, batch: Transitions) -> Update:
         """One step of critics and state value, of the actor, and of the targets."""
@@ -149,11 +145,3 @@ class IQL:
             "actor_optimiser": self._actor_optimiser,
             "critic_optimiser": self._critic_optimiser,
         }
-
-    def state_dict(self) -> dict[str, Any]:
-        """Networks, targets and optimisers."""
-        return state_of(self._parts(), self._step)
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore :meth:`state_dict`."""
-        self._step = load_state(self._parts(), state)

@@ -108,13 +108,23 @@ class Noise:
         self._ahead.clear()
 
 
-def state_of(parts: Mapping[str, Stateful], step: int) -> dict[str, Any]:
-    """The state of a learner: that of its parts, by name, and the number of its updates."""
-    return {**{name: part.state_dict() for name, part in parts.items()}, "step": step}
+class ByParts:
+    """A learner from batches alone, whose state is that of its parts, by name, and the number of its updates."""
 
+    _step: int
 
-def load_state(parts: Mapping[str, Stateful], state: Mapping[str, Any]) -> int:
-    """Restore :func:`state_of`; returns the number of updates."""
-    for name, part in parts.items():
-        part.load_state_dict(state[name])
-    return int(state["step"])
+    def _parts(self) -> dict[str, Stateful]:
+        raise NotImplementedError
+
+    def observe(self, transitions: Transitions) -> None:
+        """Nothing to see: learning is from batches alone."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Networks, targets, optimisers, and the seed and step that key the noise."""
+        return {**{name: part.state_dict() for name, part in self._parts().items()}, "step": self._step}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore :meth:`state_dict`."""
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
+        self._step = int(state["step"])

@@ -22,16 +22,15 @@ logarithm of the spread is bounded softly to (-5, 2), not cut at (-20, 2).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from recrl.algorithms.adam import Adam
-from recrl.algorithms.parts import Noise, bootstrapped, check_ranges, check_task, critic_loss, known_weights, load_state, state_of
+from recrl.algorithms.parts import ByParts, Noise, bootstrapped, check_ranges, check_task, critic_loss, known_weights
 from recrl.algorithms.task import Task
 from recrl.core.contracts import Stateful, Transitions, Update
 from recrl.policies.gaussian import GaussianPolicy
@@ -70,7 +69,7 @@ class SACConfig:
         check_ranges("sac", {"temperature": self.temperature})
 
 
-class SAC:
+class SAC(ByParts):
     """SAC for vector actions: embeddings, fusion weights, continuous controls."""
 
     name: ClassVar[str] = "sac"
@@ -102,9 +101,6 @@ class SAC:
     def collect_policy(self) -> GaussianPolicy:
         """The current actor, which explores by its own spread."""
         return self._policy
-
-    def observe(self, transitions: Transitions) -> None:
-        """Nothing to see: learning is from batches alone."""
 
     def update(self, batch: Transitions) -> Update:
         """One step of critics, actor, temperature and targets."""
@@ -155,11 +151,3 @@ class SAC:
             "temperature_optimiser": self._temperature_optimiser,
             "noise": self._noise,
         }
-
-    def state_dict(self) -> dict[str, Any]:
-        """Networks, targets, temperature, optimisers, and the seed and step that key the noise."""
-        return state_of(self._parts(), self._step)
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore :meth:`state_dict`."""
-        self._step = load_state(self._parts(), state)

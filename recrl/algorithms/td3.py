@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from recrl.algorithms.adam import Adam
+from recrl.algorithms.parts import bootstrapped, check_task, critic_loss, known_weights
 from recrl.algorithms.task import Task
 from recrl.core.contracts import Transitions, Update
 from recrl.core.errors import ConfigError
@@ -74,18 +75,7 @@ class TD3:
     config_type: ClassVar[type[TD3Config]] = TD3Config
 
     def __init__(self, config: TD3Config, task: Task, seed: int = 0) -> None:
-        if not task.action_spec.is_vector:
-            raise ConfigError(
-                f"{self.name} learns vector actions, not {task.action_spec.kind!r}",
-                where=f"{self.name}.action_spec",
-                mend="use embedding, fusion_weights or continuous actions",
-            )
-        if task.objective.constraints:
-            raise ConfigError(
-                f"{self.name} maximises one signal and honours no constraints",
-                where="objective.constraints",
-                mend="drop the constraints, or fold them into the main signal",
-            )
+        check_task(self.name, task)
         self.config, self.action_spec, self.objective = config, task.action_spec, task.objective
         self._policy = VectorPolicy(task.action_spec, config.actor, task.item_vectors, seed).to(task.device)
         self._encoder = self._policy.actor.encoder
@@ -126,15 +116,14 @@ class TD3:
     @torch.no_grad()
     def _target(self, batch: Transitions) -> Tensor:
         """``y``, (B,)."""
-        actor, main, spec = self._target_policy.actor, self.objective.main, self.action_spec
+        actor, spec = self._target_policy.actor, self.action_spec
         size = len(batch)
         if size not in self._noise:
             self._noise = {size: Ahead(partial(self._smoothing, size), self._streams.device)}
         next_state = actor.encoder(batch.next_observation)
         next_action = actor.head(next_state).add_(self._noise[size](self._step)).clamp_(spec.low, spec.high)
         next_value = self._target_critics(next_state, next_action).amin(0)
-        discount = torch.where(batch.session_end, main.discount_across, main.discount_within) * ~batch.terminated
-        return torch.addcmul(batch.reward[:, 0] * main.weight, discount, next_value)
+        return bootstrapped(batch, self.objective.main, next_value)
 
     def _smoothing(self, size: int, steps: Tensor) -> Tensor:
         """Noise of the target actions at ``steps`` (n,): (n, size, d)."""
@@ -143,13 +132,7 @@ class TD3:
         return noise.mul_(self.config.target_noise * half).clamp_(-self.config.target_clip * half, self.config.target_clip * half)
 
     def _update_critics(self, batch: Transitions, state: Tensor, target: Tensor) -> Tensor:
-        # a truncated row has no next state in the record: its target is unknown
-        known = (~batch.truncated | batch.terminated).to(target.dtype)
-        if batch.weight is not None:
-            known = known * batch.weight
-        values = self._critics(state, batch.action)  # (2, B)
-        errors = torch.nn.functional.mse_loss(values, target.expand_as(values), reduction="none")
-        loss = (errors @ (known / known.sum().clamp_min(1.0))).sum()
+        loss = critic_loss(self._critics(state, batch.action), target, known_weights(batch))
         self._critic_optimiser.descend(loss)
         return loss.detach()
 

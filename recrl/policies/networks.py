@@ -67,7 +67,7 @@ class Actor(nn.Module):
 
 
 class EnsembleLinear(nn.Module):
-    """``members`` linear layers in one batched matmul: (E, B, in) -> (E, B, out); (B, in) -> (B, out) through the first one alone."""
+    """``members`` linear layers in one batched matmul: (E, B, in) -> (E, B, out); (B, in) -> (B, out) through one of them alone."""
 
     def __init__(self, members: int, fan_in: int, fan_out: int) -> None:
         super().__init__()
@@ -75,9 +75,9 @@ class EnsembleLinear(nn.Module):
         self.weight = nn.Parameter(torch.empty(members, fan_in, fan_out))
         self.bias = nn.Parameter(torch.zeros(members, 1, fan_out))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Apply member ``e`` to slice ``e``."""
-        return torch.addmm(self.bias[0], x, self.weight[0]) if x.ndim == 2 else torch.baddbmm(self.bias, x, self.weight)
+    def forward(self, x: Tensor, member: int = 0) -> Tensor:
+        """Apply member ``e`` to slice ``e``, or ``member`` to all."""
+        return torch.addmm(self.bias[member], x, self.weight[member]) if x.ndim == 2 else torch.baddbmm(self.bias, x, self.weight)
 
 
 class Critics(nn.Module):
@@ -111,10 +111,14 @@ class Critics(nn.Module):
 
     def first(self, state: Tensor, action: Tensor) -> Tensor:
         """Values of the first member alone, (B,)."""
+        return self.one(0, state, action)
+
+    def one(self, member: int, state: Tensor, action: Tensor) -> Tensor:
+        """Values of one member alone, (B,)."""
         x = torch.cat([state, action], dim=1)
         for layer in self.layers:
-            x = torch.relu_(layer(x))
-        value: Tensor = self.last(x).squeeze(-1)
+            x = torch.relu_(layer(x, member))
+        value: Tensor = self.last(x, member).squeeze(-1)
         return value
 
 

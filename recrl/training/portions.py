@@ -14,6 +14,7 @@ from recrl.core.contracts import Algorithm, BatchTransform, Progress, Sampler, S
 from recrl.core.errors import CheckpointError, ConfigError, RecrlError
 from recrl.core.runs import RunFolder
 from recrl.training.checkpoints import load_latest, save_checkpoint
+from recrl.training.memory import keep_freed_memory
 from recrl.training.tensorboard import TensorBoard
 
 
@@ -133,6 +134,7 @@ def walk(
 
     What came after the last checkpoint, metrics included, is done again.
     """
+    keep_freed_memory()
     start = resume(parts, run, stream)
     scalars = TensorBoard(run, stream, start) if tensorboard else None
     with closing(scalars) if scalars is not None else nullcontext():

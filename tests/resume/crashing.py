@@ -76,20 +76,24 @@ def full_at(work: Work, folder: Path, number: int) -> int:
     return forked(lambda: (_watch(folder, refuse), work(folder)))
 
 
-def images_of(work: Work, folder: Path, images: Path) -> list[str]:
-    """The changes below ``folder`` that an uninterrupted ``work`` makes, in order; before change ``k`` a copy goes to ``images/k``.
+def changes_of(work: Work, folder: Path, log: Path, before: Callable[[int], object] = lambda number: None) -> list[str]:
+    """The changes below ``folder`` that an uninterrupted ``work`` makes, in order, noted in ``log``; ``before`` gets their numbers."""
 
-    A copy is what a kill at that moment leaves: a killed process takes along what it has not yet given to the kernel, and nothing else.
-    """
-    log = images.with_suffix(".events")
-
-    def copy(count: int, event: str) -> None:
-        shutil.copytree(folder, images / str(count))
+    def note(count: int, event: str) -> None:
+        before(count)
         with log.open("a") as file:
             file.write(f"{event}\n")
 
-    assert forked(lambda: (_watch(folder, copy), work(folder))) == 0
+    assert forked(lambda: (_watch(folder, note), work(folder))) == 0
     return log.read_text().splitlines()
+
+
+def images_of(work: Work, folder: Path, images: Path) -> list[str]:
+    """:func:`changes_of`; before change ``k`` a copy of ``folder`` goes to ``images/k``.
+
+    A copy is what a kill at that moment leaves: a killed process takes along what it has not yet given to the kernel, and nothing else.
+    """
+    return changes_of(work, folder, images.with_suffix(".events"), lambda number: shutil.copytree(folder, images / str(number)))
 
 
 def _watch(folder: Path, on_change: Callable[[int, str], object]) -> None:

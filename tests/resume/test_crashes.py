@@ -26,7 +26,7 @@ from recrl.algorithms.td3 import TD3, TD3Config
 from recrl.algorithms.td3_bc import TD3BC, TD3BCConfig
 from recrl.core.contracts import ActionSpec, Transitions, Update
 from recrl.core.objective import Objective, Signal
-from recrl.core.runs import RunFolder, package_versions
+from recrl.core.runs import RunFolder
 from recrl.policies.encoders import EncoderConfig
 from recrl.policies.vector import ActorConfig
 from recrl.replay.ring import RingBuffer
@@ -39,6 +39,8 @@ from simulators.toy import TOY_CONFIG, toy_world
 from tests.resume import crashing
 from tests.resume.crashing import FULL, KILLED
 from tests.support import small
+
+pytestmark = pytest.mark.usefixtures("quick_files")
 
 OBJECTIVE = Objective(Signal("long_view", discount_within=0.9, discount_across=0.5))
 STEPS, LOG_EVERY, CHECKPOINT_EVERY = 7, 1, 3
@@ -117,16 +119,6 @@ def in_a_task(folder: Path) -> None:
 
 
 WORKS = {work.__name__: work for work in (offline, in_a_world, in_a_task)}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _fast():
-    """A kill leaves what the kernel was given, synced or not; and the versions of packages are looked up once."""
-    versions = package_versions()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("os.fsync", lambda handle: None)
-        patch.setattr("recrl.core.runs.package_versions", lambda: versions)
-        yield
 
 
 @dataclass

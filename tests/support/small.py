@@ -49,8 +49,9 @@ def task(kind: str, objective: Objective | None = None) -> Task:
     return Task(specs[kind], objective, item_vectors(), torch.zeros(N_ITEMS))
 
 
-def buffer(kind: str, log: Log | None = None) -> LoggedBuffer:
+def buffer(kind: str, log: Log | None = None, objective: Objective | None = None) -> LoggedBuffer:
     """Transitions of the small log with actions of this kind."""
+    objective = objective or Objective(main=Signal("long_view"))
     vectors = item_vectors()
     random = torch.tensor(np.random.default_rng(2).uniform(-1, 1, (N_USERS, N_ITEMS, 7)), dtype=torch.float32)
     encoders = {
@@ -61,4 +62,4 @@ def buffer(kind: str, log: Log | None = None) -> LoggedBuffer:
         "slate": lambda user, item: (item.unsqueeze(1) + torch.arange(3)) % N_ITEMS,
         "discrete": lambda user, item: (user + item) % 5,
     }
-    return LoggedBuffer(log or small_log(), Objective(main=Signal("long_view")), history=5, encode_action=encoders[kind])
+    return LoggedBuffer(log or small_log(), objective, history=5, encode_action=encoders[kind])
