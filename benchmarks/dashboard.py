@@ -191,11 +191,11 @@ def change(page: Page, pid: int, name: str) -> dict[str, float] | None:
     page.evaluate(WATCH)
     turns = []
     for turn in range(_TURNS):
-        page.get_by_role("combobox", name=control[0]).first.click()
         options = page.get_by_role("option")
-        options.first.wait_for()
-        # a list that opens while the page still moves below it moves too
-        page.wait_for_timeout(400)
+        # a list that opens while the page still moves below it moves too, or closes
+        while options.count() == 0:
+            page.get_by_role("combobox", name=control[0]).first.click()
+            page.wait_for_timeout(400)
         others = [k for k in range(options.count()) if options.nth(k).get_attribute("aria-selected") != "true"]
         box = options.nth(others[turn % len(others)]).bounding_box()
         assert box is not None
