@@ -13,9 +13,9 @@ import pytest
 
 from tests.conftest import REPOSITORY
 from tests.dashboard.make_run import make_run
-from tests.dashboard.test_browser import PAGES, Tab, browser, served, tab_of
+from tests.dashboard.test_browser import PAGES, Tab, browser, context, served, tab_of
 
-__all__ = ["browser", "tab_of"]
+__all__ = ["browser", "context", "tab_of"]
 pytestmark = pytest.mark.browser
 PAGE = REPOSITORY / "docs" / "tutorials" / "decide.md"
 
