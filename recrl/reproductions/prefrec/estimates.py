@@ -12,6 +12,7 @@ from torch import Tensor
 
 from offline_eval import NCIS, TrajectoryNCIS, interval, value
 from offline_eval.contributions import difference
+from offline_eval.diagnostics import effective_sample_size
 from recrl.core.contracts import LoggedFeedback, Observation, Transitions
 from recrl.core.ragged import Offsets
 from recrl.preferences.trajectories import FixedBuffer, Trajectories
@@ -76,7 +77,7 @@ class Estimates:
     def ess(self, ours: Float64, noise: float) -> float:
         """Share of effective rows of capped weights."""
         weight = np.exp(np.minimum(0.5 * (self._theirs - ours) / noise**2, np.log(CAP)))
-        return float(weight.sum() ** 2 / (len(weight) * (weight**2).sum()))
+        return effective_sample_size(weight) / len(weight)
 
     def of(self, act: Act, noise: float) -> dict[str, float]:
         """NCIS of depth and gap, a trajectory a user, weights capped at 10; and the share of effective rows."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +139,7 @@ def retention(seed: int, users: int, fresh: int, data: str, stores: Path, kept: 
 
 
 def constant(action: Tensor) -> Callable[[Any], Tensor]:
-    """The same action (d,) in every state, (B, d)."""
+    """The same action (d,) in every state, or one for each of the states (B, d)."""
     return lambda state: action.expand(len(state), -1)
 
 
@@ -213,15 +212,10 @@ def best_static(ground: Ground, users: Tensor, value: Callable[[Tensor], Tensor]
         search.ask(_CANDIDATES, generation)
         who = users[(generation * _TRIERS + torch.arange(_TRIERS)) % len(users)]
         action = search.asked.repeat_interleave(_TRIERS, 0)
-        found = lives(ground, partial(_given, action), who.repeat(_CANDIDATES), streams).view(_CANDIDATES, _TRIERS, 6).sum(1)
+        found = lives(ground, constant(action), who.repeat(_CANDIDATES), streams).view(_CANDIDATES, _TRIERS, 6).sum(1)
         search.tell(value(found).numpy())
         made, generation = made + int(found[:, 5].sum()), generation + 1
     return search.mean, made
-
-
-def _given(action: Tensor, state: Any) -> Tensor:
-    """An action for each of the users."""
-    return action
 
 
 def _fitted(data: str, stores: Path, folder: Path) -> FittedWorld:

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from offline_eval import DR, NCIS, SNIPS, estimate
+from offline_eval.diagnostics import effective_sample_size
 from recrl.algorithms import REGISTRY
 from recrl.algorithms.task import Learner, Task
 from recrl.core.contracts import ActionSpec, LoggedFeedback, Observation, Transitions
@@ -154,7 +155,7 @@ class Rows:
         value = torch.einsum("ni,nis->ns", law.exp(), self.predicted[name]).double().numpy()
         own = self.predicted[name][torch.arange(len(part)), part.action].double().numpy()
         weight = np.minimum(np.exp(logged - behaviour), CAP)
-        effective = float(weight.sum() ** 2 / (weight**2).sum())
+        effective = effective_sample_size(weight)
         for k, signal in enumerate(SIGNALS):
             rows = LoggedFeedback(part.reward[:, k].double().numpy(), logged, behaviour, part.cluster.numpy(), value[:, k], own[:, k])
             found: dict[str, Any] = {"events": int((part.reward[:, k] > 0).sum()), "effective_rows": effective}
