@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import os
 import re
@@ -47,19 +46,13 @@ class Staging:
 
     def swap(self) -> None:
         """Put ``new`` in the place of the store; another process may do the same at the same time."""
-        for _ in range(10):
-            old = self.folder / "old"
+        with standing_still(self._path, fcntl.LOCK_EX):
             try:
                 with contextlib.suppress(FileNotFoundError):
-                    self._path.rename(old)
+                    self._path.rename(self.folder / "old")
                 (self.folder / "new").rename(self._path)
-                return
-            except OSError as error:
-                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                    raise
             finally:
                 _settle(self.folder, self._path)
-        raise OSError(errno.EBUSY, "other processes keep replacing it")
 
     def close(self) -> None:
         """Remove what is left, and the folder of the stores where it was made for nothing."""
@@ -87,6 +80,24 @@ def staging(path: Path) -> Iterator[Staging]:
         stage.close()
 
 
+@contextlib.contextmanager
+def standing_still(path: Path, kind: int = fcntl.LOCK_SH) -> Iterator[None]:
+    """While the block runs no other process or thread moves a store in this folder; the folder itself is what is locked.
+
+    A folder that one may not list, or that is not there, is not locked.
+    """
+    try:
+        handle = os.open(path.parent, os.O_RDONLY)
+    except (PermissionError, FileNotFoundError):
+        yield
+        return
+    try:
+        fcntl.flock(handle, kind)
+        yield
+    finally:
+        os.close(handle)
+
+
 def remove_stale(path: Path) -> None:
     """Remove the staging folders of killed processes; where one had just taken the store away, it is put back first."""
     name = re.compile(rf"\.{re.escape(path.name)}\.[^.]+\.tmp")
@@ -94,9 +105,12 @@ def remove_stale(path: Path) -> None:
         with contextlib.suppress(OSError):
             lock = _lock(folder) if name.fullmatch(folder.name) else -1
             if lock >= 0:
-                _settle(folder, path)
-                shutil.rmtree(folder, ignore_errors=True)
-                os.close(lock)
+                try:
+                    with standing_still(path, fcntl.LOCK_EX):
+                        _settle(folder, path)
+                    shutil.rmtree(folder, ignore_errors=True)
+                finally:
+                    os.close(lock)
 
 
 def _settle(folder: Path, path: Path) -> None:

@@ -31,7 +31,7 @@ from recrl.core.config import from_dict, to_dict
 from recrl.core.errors import ConfigError, StorageError
 from recrl.core.files import read_json
 from recrl_datasets.log import AnyArray, ColumnBlock, Log
-from recrl_datasets.staging import remove_stale
+from recrl_datasets.staging import remove_stale, standing_still
 from recrl_datasets.tables import Finding
 
 FORMAT = 2
@@ -230,25 +230,14 @@ def open_store(path: Path | str) -> Store:
     if not folder.exists():
         # a process that was killed while it replaced the store left it aside
         remove_stale(folder)
-    if not (folder / "manifest.json").is_file():
-        raise StorageError(
-            f"no store in {folder}: manifest.json is missing",
-            where=str(folder),
-            mend="check the path, or make it with `recrl data prepare`",
-        )
-    seen = _identity(folder)
-    try:
-        store = Store(folder, Manifest.read(folder / "manifest.json"))
-    except StorageError:
-        if seen == _identity(folder):
-            raise
-        return open_store(path)
-    # where another store took its place in between, manifest and files may be of two
-    return store if seen == _identity(folder) else open_store(path)
-
-
-def _identity(folder: Path) -> int | None:
-    return folder.stat().st_ino if folder.exists() else None
+    with standing_still(folder):
+        if not (folder / "manifest.json").is_file():
+            raise StorageError(
+                f"no store in {folder}: manifest.json is missing",
+                where=str(folder),
+                mend="check the path, or make it with `recrl data prepare`",
+            )
+        return Store(folder, Manifest.read(folder / "manifest.json"))
 
 
 def _stable_keys(ids: pl.Series) -> NDArray[np.int64]:

@@ -6,6 +6,7 @@ import errno
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -280,12 +281,28 @@ def test_a_store_made_again_is_not_mixed_with_the_open_one(tmp_path: Path) -> No
     assert log.frame().height == old.scan().filter(pl.col("is_duplicate") == 0).collect().height
 
 
-def test_many_writers_leave_one_whole_store(tmp_path: Path) -> None:
-    with ThreadPoolExecutor(4) as pool:
-        made = [job.result().content_hash for job in [pool.submit(save, frame(30 + k % 3), tmp_path) for k in range(24)]]
+def test_many_writers_leave_one_whole_store_and_readers_always_find_one(tmp_path: Path) -> None:
+    first, over = save(frame(30), tmp_path), threading.Event()
+
+    def read() -> set[str]:
+        seen = set()
+        while not over.is_set():
+            store = rd.open_store(first.path)
+            assert store.log().column("item").size == store.manifest.rows - store.manifest.duplicate_rows
+            seen.add(store.content_hash)
+            over.wait(0.001)
+        return seen
+
+    with ThreadPoolExecutor(6) as pool:
+        readers = [pool.submit(read) for _ in range(2)]
+        try:
+            made = {job.result().content_hash for job in [pool.submit(save, frame(30 + k % 3), tmp_path) for k in range(40)]}
+        finally:
+            over.set()
+        assert {name for reader in readers for name in reader.result()} <= made
     assert [p.name for p in tmp_path.iterdir()] == ["mine"]
-    assert rd.open_store(tmp_path / "mine").content_hash in made
-    assert len(set(made)) == 3
+    assert rd.open_store(first.path).content_hash in made
+    assert len(made) == 3
 
 
 def test_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
