@@ -23,6 +23,7 @@ from recrl_datasets.fitting import OWN_CLUSTERS, Fit
 from recrl_datasets.frame import Caller, frame_tables
 from recrl_datasets.loaders.registry import REGISTRY
 from recrl_datasets.preparing import save, source_fingerprint
+from recrl_datasets.staging import standing_still
 from recrl_datasets.store import Manifest, Store, open_store
 from recrl_datasets.tables import Finding, PieceReader, RawTables
 
@@ -73,9 +74,10 @@ def append(
     >>> store.users["user_id"].to_list(), store.log().n_rows
     (['ann', 'bob'], 2)
     """
-    path = store.path if isinstance(store, Store) else Path(store)
+    # a path like `.` has no name to put the new store under
+    path = Path(os.path.abspath(store.path if isinstance(store, Store) else store))
     report = progress or (lambda done, text: None)
-    with _alone(path) as held:
+    with _alone(path) as (held, inode):
         _refuse_wrong_source(held.manifest, frame is not None, root is not None, caller)
         if root is not None and any(given is not None for given in (columns, feedback, users, items)):
             raise ConfigError(
@@ -96,10 +98,10 @@ def append(
         if new is None or _has(held, fingerprint):
             report(1.0, "already appended")
             return held
-        return _append(held, new, fingerprint, caller, report)
+        return _append(held, new, fingerprint, caller, report, replaces=inode)
 
 
-def _append(held: Store, new: RawTables, fingerprint: str, caller: Caller, progress: Progress) -> Store:
+def _append(held: Store, new: RawTables, fingerprint: str, caller: Caller, progress: Progress, replaces: int) -> Store:
     m = held.manifest
     findings = list(m.findings)
     fit = Fit(held, caller)
@@ -137,6 +139,7 @@ def _append(held: Store, new: RawTables, fingerprint: str, caller: Caller, progr
         force=True,
         progress=progress,
         appended=(*m.appended, fingerprint),
+        replaces=replaces,
     )
 
 
@@ -195,14 +198,19 @@ def _refuse_other_users(m: Manifest, new: Sequence[Finding], caller: Caller) -> 
 
 
 @contextlib.contextmanager
-def _alone(path: Path) -> Iterator[Store]:
-    """The store, for one appending process at a time.
+def _alone(path: Path) -> Iterator[tuple[Store, int]]:
+    """The store and its inode, for one appending process at a time.
 
     **Errors**: :class:`StorageError` where there is no store, or another process appends to it.
     """
     while True:
-        handle = os.open(path if path.is_dir() else open_store(path).path, os.O_RDONLY)
+        open_store(path)
+        with standing_still(path):
+            handle = os.open(path, os.O_RDONLY) if path.exists() else -1
+        if handle < 0:
+            continue
         try:
+            inode = os.fstat(handle).st_ino
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -211,8 +219,10 @@ def _alone(path: Path) -> Iterator[Store]:
                 ) from None
             # where the store was made again in between, the new one is locked
             store = open_store(path)
-            if path.exists() and os.fstat(handle).st_ino == path.stat().st_ino:
-                yield store
+            with standing_still(path):
+                same = path.exists() and inode == path.stat().st_ino
+            if same:
+                yield store, inode
                 return
         finally:
             os.close(handle)

@@ -72,12 +72,14 @@ def save(
     force: bool = False,
     progress: Progress = lambda done, text: None,
     appended: tuple[str, ...] = (),
+    replaces: int | None = None,
 ) -> Store:
     """Index ``raw`` and write it as the store ``stores/name``, replacing the store that is there once the new one is whole.
 
     A log handed over as a reader is sorted in bounded memory; what is stored does not depend on how it was handed over. An
     empty ``fingerprint`` stands for the content itself: an equal store that is there already is left as it is. ``source``, or the
-    manifest of an earlier store of the same data, gives title, licence and citation.
+    manifest of an earlier store of the same data, gives title, licence and citation. ``replaces`` is the inode of the only store
+    that may be replaced.
 
     **Errors**: :class:`DataError` for what the tables hold, :class:`StorageError` for what the disk refuses.
     """
@@ -91,7 +93,7 @@ def save(
             progress(1.0, "already prepared")
             return held
         store = Store(path, manifest, stage.part("new"))
-        stage.swap()
+        stage.swap(replaces)
     progress(1.0, "done")
     return store
 

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from recrl.core.errors import StorageError
 from recrl.core.files import storage_error
 
 
@@ -31,11 +32,13 @@ class Staging:
         """The folder, made now if need be."""
         if self._folder is None:
             self._made_parent = not self._path.parent.exists()
-            self._path.parent.mkdir(parents=True, exist_ok=True)
             while self._folder is None:
-                made = Path(tempfile.mkdtemp(dir=self._path.parent, prefix=f".{self._path.name}.", suffix=".tmp"))
-                self._lock = _lock(made)
-                self._folder = made if self._lock >= 0 else None
+                # another process may remove the parent that it made for nothing, or a folder that is not locked yet
+                with contextlib.suppress(FileNotFoundError):
+                    self._path.parent.mkdir(parents=True, exist_ok=True)
+                    made = Path(tempfile.mkdtemp(dir=self._path.parent, prefix=f".{self._path.name}.", suffix=".tmp"))
+                    self._lock = _lock(made)
+                    self._folder = made if self._lock >= 0 else None
         return self._folder
 
     def part(self, name: str) -> Path:
@@ -44,9 +47,16 @@ class Staging:
         part.mkdir(exist_ok=True)
         return part
 
-    def swap(self) -> None:
-        """Put ``new`` in the place of the store; another process may do the same at the same time."""
+    def swap(self, replaces: int | None = None) -> None:
+        """Put ``new`` in the place of the store, where ``replaces`` is given only if that is its inode still.
+
+        **Errors**: :class:`StorageError` where another store has taken its place meanwhile.
+        """
         with standing_still(self._path, fcntl.LOCK_EX):
+            if replaces is not None and (not self._path.exists() or self._path.stat().st_ino != replaces):
+                raise StorageError(
+                    f"{self._path.name} was made again meanwhile, and stays", where=str(self._path), mend="run the same command again"
+                )
             try:
                 with contextlib.suppress(FileNotFoundError):
                     self._path.rename(self.folder / "old")
@@ -82,43 +92,50 @@ def staging(path: Path) -> Iterator[Staging]:
 
 @contextlib.contextmanager
 def standing_still(path: Path, kind: int = fcntl.LOCK_SH) -> Iterator[None]:
-    """While the block runs no other process or thread moves a store in this folder; the folder itself is what is locked.
+    """While the block runs no other process or thread puts a store in its place; the folder that holds it is what is locked.
 
-    A folder that one may not list, or that is not there, is not locked.
+    A folder that one may not list, that is not there, or whose disk knows no locks is not locked.
     """
+    handle = -1
     try:
-        handle = os.open(path.parent, os.O_RDONLY)
-    except (PermissionError, FileNotFoundError):
-        yield
-        return
-    try:
-        fcntl.flock(handle, kind)
+        with contextlib.suppress(OSError):
+            # of a link, the folder that holds what it leads to
+            handle = os.open(Path(os.path.realpath(path)).parent, os.O_RDONLY)
+            fcntl.flock(handle, kind)
         yield
     finally:
-        os.close(handle)
+        if handle >= 0:
+            # closing alone would leave it locked in a child that was forked meanwhile
+            with contextlib.suppress(OSError):
+                fcntl.flock(handle, fcntl.LOCK_UN)
+            os.close(handle)
 
 
 def remove_stale(path: Path) -> None:
     """Remove the staging folders of killed processes; where one had just taken the store away, it is put back first."""
     name = re.compile(rf"\.{re.escape(path.name)}\.[^.]+\.tmp")
-    for folder in path.parent.glob(".*.tmp") if path.parent.is_dir() else ():
-        with contextlib.suppress(OSError):
-            lock = _lock(folder) if name.fullmatch(folder.name) else -1
-            if lock >= 0:
-                try:
-                    with standing_still(path, fcntl.LOCK_EX):
-                        _settle(folder, path)
-                    shutil.rmtree(folder, ignore_errors=True)
-                finally:
-                    os.close(lock)
+    found = [folder for folder in path.parent.glob(".*.tmp") if name.fullmatch(folder.name)] if path.parent.is_dir() else []
+    stale: dict[Path, int] = {}
+    try:
+        if found:
+            with standing_still(path, fcntl.LOCK_EX):
+                for folder in found:
+                    with contextlib.suppress(OSError):
+                        lock = _lock(folder)
+                        if lock >= 0:
+                            stale[folder] = lock
+                            _settle(folder, path)
+        for folder in stale:
+            shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        for lock in stale.values():
+            os.close(lock)
 
 
 def _settle(folder: Path, path: Path) -> None:
-    """Put the store that was taken away back where nothing stands in its place; else it is of no use any more."""
-    old = folder / "old"
-    if old.exists() and not path.exists():
-        old.rename(path)
-    shutil.rmtree(old, ignore_errors=True)
+    """Put the store that was taken away back where nothing stands in its place; else it goes with the folder."""
+    if (folder / "old").exists() and not path.exists():
+        (folder / "old").rename(path)
 
 
 def _lock(folder: Path) -> int:

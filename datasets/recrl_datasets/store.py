@@ -227,17 +227,23 @@ def open_store(path: Path | str) -> Store:
     **Errors**: :class:`StorageError` where there is none, or it is broken or half there.
     """
     folder = Path(path)
-    if not folder.exists():
+    store = _read_store(folder)
+    if store is None:
         # a process that was killed while it replaced the store left it aside
         remove_stale(folder)
+        store = _read_store(folder)
+    if store is None:
+        raise StorageError(
+            f"no store in {folder}: manifest.json is missing",
+            where=str(folder),
+            mend="check the path, or make it with `recrl data prepare`",
+        )
+    return store
+
+
+def _read_store(folder: Path) -> Store | None:
     with standing_still(folder):
-        if not (folder / "manifest.json").is_file():
-            raise StorageError(
-                f"no store in {folder}: manifest.json is missing",
-                where=str(folder),
-                mend="check the path, or make it with `recrl data prepare`",
-            )
-        return Store(folder, Manifest.read(folder / "manifest.json"))
+        return Store(folder, Manifest.read(folder / "manifest.json")) if (folder / "manifest.json").is_file() else None
 
 
 def _stable_keys(ids: pl.Series) -> NDArray[np.int64]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -37,15 +38,14 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        os.close(handle)
+        temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}.tmp"
+        # as any new file is made: who may read it is the user's umask
+        temporary.touch(exist_ok=False)
     except OSError as error:
         raise storage_error(error, path) from None
-    temporary = Path(name)
     try:
         yield temporary
         sync(temporary)
-        temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
         sync(path.parent)
     except OSError as error:
@@ -76,10 +76,42 @@ def sweep(folder: Path) -> None:
                 path.unlink()
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """While the block runs no other process or thread is in it for the same folder, which is made if need be.
+
+    A disk that knows no locks gives none.
+
+    **Errors**: :class:`StorageError` where the folder cannot be made.
+    """
+    handle = -1
+    try:
+        while handle < 0:
+            folder.mkdir(parents=True, exist_ok=True)
+            handle = _locked(folder)
+    except OSError as error:
+        raise storage_error(error, folder) from None
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_UN)
+        os.close(handle)
+
+
+def _locked(folder: Path) -> int:
+    """A handle of the folder with its lock, or -1 where the folder went away while the lock was waited for."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except FileNotFoundError:
+        return -1
+    with contextlib.suppress(OSError):
+        fcntl.flock(handle, fcntl.LOCK_EX)
+    with contextlib.suppress(FileNotFoundError):
+        if os.fstat(handle).st_ino == folder.stat().st_ino:
+            return handle
+    os.close(handle)
+    return -1
 
 
 def write_text(path: Path, text: str) -> None:

@@ -33,7 +33,7 @@ import pyarrow.parquet as pq
 
 from recrl.core.contracts import Progress
 from recrl.core.errors import ConfigError, StorageError
-from recrl.core.files import atomic_path, read_json, sweep, write_json
+from recrl.core.files import alone_in, atomic_path, read_json, sweep, write_json
 
 RunState = Literal["running", "done", "stopped", "failed"]
 # boot time is a whole second, and clocks are set now and then
@@ -74,7 +74,7 @@ def _alive(pid: int, seen: float) -> bool:
     """Whether the process that was ``pid`` at time ``seen`` still runs."""
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
         pass
@@ -111,46 +111,50 @@ class RunFolder:
         **Errors**: :class:`ConfigError` when the folder holds a run with another configuration, or one that another process is at.
         """
         run = cls(Path(path))
-        run._refuse_company()
-        sweep(run.path)
         # through JSON, so that a tuple asked for equals the list read back
         wanted = json.loads(json.dumps({"kind": kind, "seed": seed, **config}))
-        if (run.path / "config.json").exists():
-            held = read_json(run.path / "config.json")
-            if held != wanted and not run.holds_work:
-                write_json(run.path / "config.json", wanted)
-            elif held != wanted:
-                changed = sorted(k for k in held.keys() | wanted.keys() if held.get(k) != wanted.get(k))
-                raise ConfigError(
-                    f"run {run.path.name!r} was started with other options: {', '.join(changed)}",
-                    where=str(run.path),
-                    mend="choose another run name, or remove the folder",
-                )
-        else:
-            write_json(run.path / "config.json", wanted)
-        environment = run.path / "environment.json"
-        first = read_json(environment) if environment.exists() and run.holds_work else None
-        if first is not None and first["data_hash"] != data_hash:
+        with alone_in(run.path):
+            run._refuse_company()
+            sweep(run.path)
+            run._settle_config(wanted)
+            run._settle_environment(seed, data_hash, device, command)
+            run.set_status("running", started=time.time())
+        return run
+
+    def _settle_config(self, wanted: dict[str, Any]) -> None:
+        path = self.path / "config.json"
+        held = read_json(path) if path.exists() else None
+        if held == wanted:
+            return
+        if held is not None and self.holds_work:
+            changed = sorted(k for k in held.keys() | wanted.keys() if held.get(k) != wanted.get(k))
             raise ConfigError(
-                f"run {run.path.name!r} was made from other data (hash {first['data_hash'][:12]}, now {data_hash[:12]})",
-                where=str(run.path),
+                f"run {self.name!r} was started with other options: {', '.join(changed)}",
+                where=str(self.path),
                 mend="choose another run name, or remove the folder",
             )
-        # a run that goes on keeps the environment it was started in
+        write_json(path, wanted)
+
+    def _settle_environment(self, seed: int, data_hash: str, device: str, command: Sequence[str] | None) -> None:
+        path = self.path / "environment.json"
+        first = read_json(path) if path.exists() and self.holds_work else None
         if first is None:
-            write_json(
-                environment,
-                {
-                    "versions": package_versions(),
-                    "seed": seed,
-                    "data_hash": data_hash,
-                    "device": device,
-                    "command": list(command or sys.argv),
-                    "platform": platform.platform(),
-                },
+            environment = {
+                "versions": package_versions(),
+                "seed": seed,
+                "data_hash": data_hash,
+                "device": device,
+                "command": list(command or sys.argv),
+                "platform": platform.platform(),
+            }
+            write_json(path, environment)
+        # a run that goes on keeps the environment it was started in
+        elif first["data_hash"] != data_hash:
+            raise ConfigError(
+                f"run {self.name!r} was made from other data (hash {first['data_hash'][:12]}, now {data_hash[:12]})",
+                where=str(self.path),
+                mend="choose another run name, or remove the folder",
             )
-        run.set_status("running", started=time.time())
-        return run
 
     def _refuse_company(self) -> None:
         try:
@@ -167,9 +171,14 @@ class RunFolder:
     @property
     def holds_work(self) -> bool:
         """Whether there is any result; a run that failed before its first one may be started again with other options."""
-        files = (file for part in ("checkpoints", "metrics", "artifacts") for file in (self.path / part).rglob("*") if file.is_file())
-        # a name with a leading dot is a file that was never finished
-        return any(not any(part.startswith(".") for part in file.relative_to(self.path).parts) for file in files)
+        for part in ("checkpoints", "metrics", "artifacts"):
+            # os.walk passes over what another process removes meanwhile
+            for _, folders, files in os.walk(self.path / part):
+                # a name with a leading dot was never finished
+                folders[:] = [name for name in folders if not name.startswith(".")]
+                if any(not name.startswith(".") for name in files):
+                    return True
+        return False
 
     @classmethod
     def open(cls, path: Path | str) -> RunFolder:
@@ -226,7 +235,7 @@ class RunFolder:
 
     @contextmanager
     def running(self) -> Iterator[RunFolder]:
-        """Mark the run done, stopped (Ctrl-C) or failed when the block ends."""
+        """Mark the run stopped (Ctrl-C) or failed when the block ends so, else done, unless the block itself has set another state."""
         try:
             yield self
         except KeyboardInterrupt:
@@ -239,7 +248,8 @@ class RunFolder:
                 last = self.status
                 self.set_status("failed", stage=last.stage, done=last.done, message=str(error))
             raise
-        self.set_status("done", done=1.0)
+        if self.status.state == "running":
+            self.set_status("done", done=1.0)
 
     def write_table(self, name: str, table: pa.Table) -> Path:
         """Write a result table to ``artifacts/<name>.parquet``, atomically."""

@@ -10,6 +10,7 @@ from recrl.core.contracts import Progress
 from recrl.core.errors import ConfigError
 from recrl.pipeline.saved import policy_digest, saved_policy
 from recrl_datasets import REGISTRY, Store, open_store, prepare
+from recrl_datasets.staging import standing_still
 
 SessionRule = Literal["auto", "gap", "day"]
 
@@ -71,7 +72,9 @@ def load_store(options: DataOptions, progress: Progress | None = None) -> Store:
     if options.data in REGISTRY:
         return prepare(options.data, root=options.root, stores=options.stores, progress=progress)
     for path in (Path(options.data), options.stores / options.data):
-        if path.is_dir():
+        with standing_still(path):
+            there = path.is_dir()
+        if there:
             return open_store(path)
     known = ", ".join(REGISTRY)
     raise ConfigError(

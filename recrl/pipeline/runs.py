@@ -6,8 +6,9 @@ killed removal left behind is found by :func:`find_waste`.
 
 from __future__ import annotations
 
-import itertools
+import contextlib
 import os
+import secrets
 import shlex
 import shutil
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ import polars as pl
 
 from dashboards import queries
 from recrl.core.errors import ConfigError, StorageError
-from recrl.core.files import storage_error
+from recrl.core.files import alone_in, storage_error
 from recrl.core.runs import RunFolder
 
 _TRASH = ".trash-"
@@ -197,17 +198,30 @@ def find_waste(root: Path, *, checkpoints: bool = False) -> list[Waste]:
 
 
 def discard(root: Path, path: Path) -> None:
-    """Remove a file or folder of the root: it is gone at once, and then its bytes.
+    """Remove a file or folder of the root: it is gone at once, and then its bytes; what is gone already is well.
 
-    **Errors**: :class:`StorageError` where the disk refuses.
+    **Errors**: :class:`StorageError` where the disk refuses, :class:`ConfigError` where its run goes on again.
     """
+    owner = root / path.relative_to(root).parts[0]
+    # a run that starts meanwhile waits, and finds it gone
+    with alone_in(owner) if owner.is_dir() else contextlib.nullcontext():
+        if queries.summary(RunFolder(owner)).state == "running":
+            raise ConfigError(f"run {owner.name!r} runs again: nothing of it was removed", where=str(owner), mend="stop it first")
+        try:
+            trash = root / f"{_TRASH}{os.getpid()}-{secrets.token_hex(4)}"
+            path.rename(trash)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise storage_error(error, path) from None
     try:
-        trash = next(t for k in itertools.count() if not (t := root / f"{_TRASH}{os.getpid()}-{k}").exists())
-        path.rename(trash)
         if trash.is_dir() and not trash.is_symlink():
             shutil.rmtree(trash)
         else:
             trash.unlink()
+    except FileNotFoundError:
+        # another process collects what it takes for an interrupted removal
+        return
     except OSError as error:
         raise storage_error(error, path) from None
 
@@ -215,7 +229,10 @@ def discard(root: Path, path: Path) -> None:
 def size_of(path: Path) -> int:
     """Bytes of a file, or of all files below a folder; links are not followed."""
     if path.is_symlink() or not path.is_dir():
-        return path.lstat().st_size if path.is_symlink() or path.exists() else 0
+        try:
+            return path.lstat().st_size
+        except OSError:
+            return 0
     total = 0
     for folder, _, files in os.walk(path):
         for file in files:
@@ -235,4 +252,8 @@ def _unfinished(folder: Path) -> Iterator[Path]:
 
 
 def _steps(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("step-*") if path.name.removeprefix("step-").isdecimal())
+    try:
+        return sorted(path for path in folder.glob("step-*") if path.name.removeprefix("step-").isdecimal())
+    except FileNotFoundError:
+        # the run was removed while it was looked at
+        return []

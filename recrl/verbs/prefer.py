@@ -86,12 +86,13 @@ def prefer(options: PreferOptions, talk: Talk) -> int:
                 label_by_teacher(lives, options.label, labelling, options.by, options.teacher, options.seed)
         else:
             _by_person(lives, labelling, run, talk)
+        left = len(labelling.pairs) - labelling.answered
+        if left:
+            done = labelling.answered / len(labelling.pairs)
+            run.set_status("stopped", done=done, message=f"{left} pairs left; the same command goes on")
     labels = labelling.pairs.preferred[: labelling.answered]
     given = labels[labels == labels]
     counts = {"first": int((given == 1.0).sum()), "second": int((given == 0.0).sum()), "equal": int((given == 0.5).sum())}
-    left = len(labelling.pairs) - labelling.answered
-    if left:
-        run.set_status("stopped", done=labelling.answered / len(labelling.pairs), message=f"{left} pairs left; the same command goes on")
     talk.close()
     skipped = labelling.answered - len(given)
     talk.say(f"{len(given)} labelled, {skipped} skipped, {left} left: {run.artifact(PREFERENCES)}")

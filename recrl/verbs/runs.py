@@ -171,16 +171,24 @@ def remove_runs(options: RemoveOptions, talk: Talk) -> None:
 def collect_waste(options: CollectOptions, talk: Talk) -> None:
     """Remove what no run needs any more, or say what that would be."""
     found = folder.find_waste(options.runs, checkpoints=options.checkpoints)
+    if not options.dry_run:
+        found = [waste for waste in found if _removed(options.runs, waste.path)]
     rows = [[str(waste.path.relative_to(options.runs)), waste.why, human_bytes(waste.bytes)] for waste in found]
     if rows:
         talk.table("Would be removed" if options.dry_run else "Removed", ["path", "why", "size"], rows)
-    if not options.dry_run:
-        for waste in found:
-            folder.discard(options.runs, waste.path)
     total = sum(waste.bytes for waste in found)
     talk.say(f"{len(found)} things, {human_bytes(total)}" + (" (nothing was touched)" if options.dry_run else ""))
     told = [{"path": str(waste.path), "why": waste.why, "bytes": waste.bytes} for waste in found]
     talk.result({"dry_run": options.dry_run, "waste": told, "bytes": total})
+
+
+def _removed(root: Path, path: Path) -> bool:
+    try:
+        folder.discard(root, path)
+    except ConfigError:
+        # its run was started again since
+        return False
+    return True
 
 
 def _or_empty(read: Any, run: RunFolder) -> dict[str, Any]:

@@ -135,6 +135,25 @@ def test_rm_removes_all_or_nothing(root, capsys):
     assert [path.name for path in root.iterdir()] == ["mine"]
 
 
+def test_a_run_that_was_started_again_meanwhile_is_left_alone(root, capsys, monkeypatch):
+    for name in ("a", "b"):
+        make(root, name, checkpoints=1)
+        (root / name / "artifacts" / ".half.tmp").write_bytes(b"half")
+    look = folder.find_waste
+
+    def look_then_start(*asked, **options):
+        found = look(*asked, **options)
+        RunFolder.open(root / "a").set_status("running")
+        return found
+
+    monkeypatch.setattr(folder, "find_waste", look_then_start)
+    assert [waste["path"] for waste in call(capsys, "gc")["waste"]] == ["runs/b/artifacts/.half.tmp"]
+    assert (root / "a" / "artifacts" / ".half.tmp").exists()
+    with pytest.raises(ConfigError, match="run 'a' runs again: nothing of it was removed"):
+        folder.discard(root, root / "a")
+    assert (root / "a" / "config.json").is_file()
+
+
 @pytest.mark.parametrize("answer", ["y", "n", ""])
 def test_rm_asks_on_a_terminal(root, capsys, monkeypatch, answer):
     class Terminal(io.StringIO):

@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -266,8 +267,10 @@ def test_a_killed_run_reads_stopped(tmp_path: Path):
     code = f"from recrl.core.runs import RunFolder; import time\n{start}; time.sleep(60)"
     process = subprocess.Popen([sys.executable, "-c", code])
     try:
-        deadline = time.time() + 30
-        while not (tmp_path / "r" / "status.json").exists() and time.time() < deadline:
+        deadline = time.monotonic() + 240
+        while not (tmp_path / "r" / "status.json").exists():
+            assert process.poll() is None
+            assert time.monotonic() < deadline, "the process never began"
             time.sleep(0.05)
         run = RunFolder.open(tmp_path / "r")
         assert run.status.effective_state == "running"
@@ -292,3 +295,43 @@ def test_objective_is_frozen():
 def test_importing_core_does_not_load_torch():
     code = "import recrl.core.runs, recrl.core.contracts, recrl.core.config, recrl.core.streams, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_of_two_processes_that_start_one_run_at_once_one_is_refused(tmp_path: Path):
+    code = (
+        "import sys, time\nfrom recrl.core.runs import RunFolder\nfrom recrl.core.errors import ConfigError\n"
+        "inner = RunFolder._settle_config\n"
+        # wide open: whoever has looked around waits before it says that it is here
+        "RunFolder._settle_config = lambda run, wanted: (time.sleep(1), inner(run, wanted))\n"
+        "sys.stdin.readline()\n"
+        f"try: RunFolder.create({str(tmp_path / 'r')!r}, kind='t', config={{}}, seed=0); print('in', flush=True)\n"
+        "except ConfigError as error: print(error.what, flush=True)\n"
+        "sys.stdin.readline()\n"
+    )
+    both = [subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    try:
+        for process in both:
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        said = sorted(process.stdout.readline().strip() for process in both)
+    finally:
+        for process in both:
+            process.communicate("go\n", timeout=60)
+    assert said[0] == "in"
+    assert re.fullmatch(r"process \d+ is at work in run 'r'", said[1])
+
+
+def test_a_state_that_the_block_sets_stays(tmp_path: Path):
+    run = make_run(tmp_path / "r")
+    with run.running():
+        run.set_status("stopped", done=0.5, message="7 pairs left")
+    assert (run.status.state, run.status.done, run.status.message) == ("stopped", 0.5, "7 pairs left")
+
+
+def test_a_file_has_the_permissions_of_any_new_file(tmp_path: Path):
+    before = os.umask(0o027)
+    try:
+        files.write_json(tmp_path / "a.json", {})
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a.json").stat().st_mode & 0o777 == 0o640
