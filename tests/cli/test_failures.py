@@ -8,13 +8,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
 
 from recrl.cli import main
+from tests.support.children import until
 
 MISTAKES = [
     (["data", "prepare", "movielens"], ["there is no dataset 'movielens'", "mend:  there are: ml-100k, ml-1m, "]),
@@ -104,9 +104,7 @@ def test_ctrl_c_keeps_what_is_there_and_the_same_command_goes_on(asked, stores, 
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(str(Path(__file__).parents[2] / p) for p in (".", "datasets"))}
     process = subprocess.Popen([sys.executable, "-m", "recrl.cli", *words], env=environment, stderr=subprocess.PIPE, text=True)
     checkpoints = tmp_path / "runs" / "long" / "checkpoints"
-    deadline = time.monotonic() + 90
-    while not list(checkpoints.glob("*/step-*")) and time.monotonic() < deadline and process.poll() is None:
-        time.sleep(0.05)
+    until(lambda: list(checkpoints.glob("*/step-*")), process)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err

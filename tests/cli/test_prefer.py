@@ -7,7 +7,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from recrl.cli import main
 from recrl.core.errors import StorageError
 from recrl.policies import load_policy
 from recrl.preferences.pairs import Pairs
+from tests.support.children import until
 
 LABEL = ["prefer", "--simulated", "60", "--pairs", "20", "--run", "mine"]
 FAST = ["--steps", "20", "--log-every", "10", "--checkpoint-every", "10", "--batch-size", "16", "--prefrec.critic-hidden", "8"]
@@ -99,11 +99,8 @@ def test_ctrl_c_keeps_what_was_labelled(tmp_path):
     assert process.stdin is not None
     process.stdin.write("1\n2\n")
     process.stdin.flush()
-    path, deadline = tmp_path / "runs/mine/artifacts/preferences.parquet", time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
-        if path.is_file() and Pairs.read(path)[1]["answered"] == "2":
-            break
-        time.sleep(0.05)
+    path = tmp_path / "runs/mine/artifacts/preferences.parquet"
+    until(lambda: path.is_file() and Pairs.read(path)[1]["answered"] == "2", process)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130

@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pyarrow as pa
@@ -21,6 +20,7 @@ from recrl.core.runs import RunFolder
 from recrl.pipeline.seeds import over_seeds, summarise
 from recrl.verbs.seeds import RunOptions
 from tests.conftest import REPOSITORY
+from tests.support.children import until
 from tests.support.seeds import Asked, work
 
 PATHS = {**os.environ, "PYTHONPATH": os.pathsep.join(str(REPOSITORY / p) for p in (".", "datasets"))}
@@ -46,19 +46,12 @@ def test_a_failing_seed_lets_the_others_finish(tmp_path):
     assert not multiprocessing.active_children()
 
 
-def wait_for(condition, seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.02)
-
-
 @pytest.mark.parametrize("how", ["Ctrl-C", "kill -9"])
 def test_stopping_the_command_stops_every_seed_and_keeps_its_run(tmp_path, how):
     command = [sys.executable, "-m", "tests.support.seeds", str(tmp_path)]
     process = subprocess.Popen(command, env=PATHS, cwd=REPOSITORY, start_new_session=True)
     folders = [tmp_path / f"seed{k}" for k in (0, 1)]
-    wait_for(lambda: all((f / "status.json").is_file() and "beat" in RunFolder.open(f).status.stage for f in folders))
+    until(lambda: all((f / "status.json").is_file() and "beat" in RunFolder.open(f).status.stage for f in folders), process)
     if how == "Ctrl-C":
         # as a terminal does it: the whole group hears it
         os.killpg(process.pid, signal.SIGINT)
@@ -66,7 +59,7 @@ def test_stopping_the_command_stops_every_seed_and_keeps_its_run(tmp_path, how):
     else:
         process.kill()
         process.wait(60)
-    wait_for(lambda: all(RunFolder.open(f).status.state == "stopped" for f in folders))
+    until(lambda: all(RunFolder.open(f).status.state == "stopped" for f in folders))
     assert all(RunFolder.open(f).status.done == 0.5 for f in folders)
     assert not (tmp_path / "seed2").exists()
 

@@ -258,10 +258,13 @@ def test_a_silent_server_is_given_up(host: Host, publish: Publish, tmp_path: Pat
     publish(zipped())
     monkeypatch.setattr(transfer, "TIMEOUT_SECONDS", 0.05)
     monkeypatch.setattr(transfer, "ATTEMPTS", 2)
-    real = threading.Event()
-    monkeypatch.setattr(Handler, "do_GET", lambda self: real.wait(0.3))
-    with pytest.raises(StorageError, match=r"broke off: no answer within 0\.05 seconds"):
-        rd.download("toy", tmp_path)
+    over = threading.Event()
+    monkeypatch.setattr(Handler, "do_GET", lambda self: over.wait(60))
+    try:
+        with pytest.raises(StorageError, match=r"broke off: no answer within 0\.05 seconds"):
+            rd.download("toy", tmp_path)
+    finally:
+        over.set()
 
 
 def test_a_server_that_stalls_in_the_middle(host: Host, publish: Publish, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +28,7 @@ from recrl.core.ragged import Offsets
 from recrl.core.runs import RunFolder
 from recrl.core.streams import Purpose, Streams
 from recrl.core.torch.streams import TensorStreams
+from tests.support.children import until
 
 ids_strategy = st.lists(st.integers(-(2**40), 2**40), min_size=1, max_size=20)
 
@@ -267,11 +267,7 @@ def test_a_killed_run_reads_stopped(tmp_path: Path):
     code = f"from recrl.core.runs import RunFolder; import time\n{start}; time.sleep(60)"
     process = subprocess.Popen([sys.executable, "-c", code])
     try:
-        deadline = time.monotonic() + 240
-        while not (tmp_path / "r" / "status.json").exists():
-            assert process.poll() is None
-            assert time.monotonic() < deadline, "the process never began"
-            time.sleep(0.05)
+        until((tmp_path / "r" / "status.json").exists, process)
         run = RunFolder.open(tmp_path / "r")
         assert run.status.effective_state == "running"
         process.kill()

@@ -486,7 +486,8 @@ def test_the_benchmark_measures_every_setting_beside_its_kernel():
     assert {"latent", "sequence", "full_catalogue"} <= rates.keys() == ratios.keys()
     assert all(size < 1000 for size in found["bytes_a_user"].values())
     # 1,024 users side by side are a third as quick as 16,384, and the kernel is not; a step that loops over users would be at .0001
-    assert ratios["latent"] > 0.02
+    # and a busy machine slows the two unequally
+    assert ratios["latent"] > 0.005
 
 
 # ---------------------------------------------------------------- mistakes

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import polars as pl
@@ -24,6 +23,7 @@ from recrl.rankers.lightgbm_ranker import LightGBMConfig, fit_lightgbm
 from recrl.rankers.recbole_ranker import Fitted, RecBoleConfig, fit_recbole
 from recrl_datasets import UserItemFeatures, split_by_time
 from tests.rankers.conftest import SEED, cut
+from tests.support.children import until
 
 SETTINGS = {"sasrec": ("n_layers=1", "inner_size=16"), "gru4rec": ("hidden_size=8",)}
 
@@ -152,8 +152,8 @@ def test_a_checkpoint_of_another_training_is_refused(rows, tmp_path):
 def test_a_killed_command_goes_on_exactly(stores, tmp_path, capfd, monkeypatch):
     """``recrl train`` killed with signal 9 while it trains, and started again."""
     monkeypatch.chdir(tmp_path)
-    words = ["train", "bpr", "--data", "taste", "--stores", str(stores), "--ranker.recbole.epochs", "12"]
-    words += ["--ranker.recbole.stopping-step", "12", "--ranker.recbole.embedding-size", "8", "--json", "--run"]
+    words = ["train", "bpr", "--data", "taste", "--stores", str(stores), "--ranker.recbole.epochs", "60"]
+    words += ["--ranker.recbole.stopping-step", "60", "--ranker.recbole.embedding-size", "8", "--json", "--run"]
     process = subprocess.Popen(
         [sys.executable, "-m", "recrl.cli", *words, "killed"],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
@@ -161,9 +161,7 @@ def test_a_killed_command_goes_on_exactly(stores, tmp_path, capfd, monkeypatch):
         stderr=subprocess.DEVNULL,
     )
     kept = tmp_path / "runs" / "killed" / "checkpoints" / "train-bpr"
-    deadline = time.monotonic() + 60
-    while not list(kept.glob("step-*")) and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
+    until(lambda: list(kept.glob("step-*")), process)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert not list(tmp_path.rglob("policy.json"))

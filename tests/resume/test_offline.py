@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -20,6 +19,7 @@ from recrl.replay.samplers import UniformSampler
 from recrl.training import checkpoints
 from recrl.training.offline import OfflineConfig, train_offline
 from tests.support import small
+from tests.support.children import until
 
 CONFIG = OfflineConfig(steps=60, batch_size=16, log_every=10, checkpoint_every=20)
 
@@ -80,9 +80,7 @@ def test_a_killed_process_goes_on_exactly(tmp_path):
     root = Path(__file__).parents[2]
     process = subprocess.Popen([sys.executable, "-c", code], cwd=root)
     folder = tmp_path / "cut" / "checkpoints" / "train" / "step-000000020"
-    deadline = time.monotonic() + 90
-    while not folder.exists() and time.monotonic() < deadline and process.poll() is None:
-        time.sleep(0.02)
+    until(folder.exists, process)
     process.kill()
     assert process.wait() == -9
     assert_same(outcome(train(tmp_path / "cut", "td3_bc", "embedding")), outcome(train(tmp_path / "whole", "td3_bc", "embedding")))
