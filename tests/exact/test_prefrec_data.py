@@ -260,6 +260,23 @@ def test_relabelling_is_never_stale(trajectories, log):
     assert 0.8 < wide.std() < 1.25
 
 
+def test_relabelled_batches_carry_no_graph_to_the_reward(trajectories, log):
+    """Neither as they are nor through a policy's update, gradients mode on."""
+    reward, train, _, _, rows = learning(trajectories, log, taught(trajectories), update_every=1)
+    transform, learner = PreferenceReward(reward, train, rows), PrefRec(PrefRecConfig(ActorConfig(FLAT, (8,)), (8,)), TASK, 0)
+    batch = rows.sample(32, 1)
+    transform.update(batch)
+    assert torch.is_grad_enabled()
+    relabelled = transform.apply(batch).reward
+    assert not relabelled.requires_grad
+    assert relabelled.grad_fn is None
+    for parameter in reward.network.parameters():
+        assert parameter.requires_grad
+        parameter.grad = None
+    learner.update(transform.apply(batch))
+    assert all(parameter.grad is None for parameter in reward.network.parameters())
+
+
 def test_relabelling_never_waits_for_the_device(log):
     """On the meta device there are shapes and no values: what reads one fails."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,13 @@ from recrl.core.runs import RunFolder
 from recrl.core.streams import Purpose, Streams
 from recrl.core.torch.streams import TensorStreams
 from recrl.policies.encoders import HistoryEncoder
+from recrl.preferences.reward import PreferenceReward
 from recrl.preferences.trajectories import Trajectories
 from recrl.replay.sessions import LoggedSessions
 from recrl.reproductions.prefrec import grounds
 from recrl.reproductions.prefrec.estimates import Estimates, all_of
 from recrl.reproductions.prefrec.findings import findings
+from recrl.reproductions.prefrec.found import Found
 from recrl.reproductions.prefrec.grounds import best_static, environment, lives, marked_down, means
 from recrl.reproductions.prefrec.kuairand import Encoded, RowsBench, halves
 from recrl.reproductions.prefrec.plan import PrefRecStudy
@@ -80,7 +83,9 @@ def test_depth_counts_the_requests_of_each_session(tmp_path: Path) -> None:
     assert bench.rows.observation.features.mean(0).abs().max() < 1e-3
 
 
-def planted(gain: float, seeds: int = 5, noise: float = 0.2, right: float = 0.8, **special: dict[str, float]) -> list[Done]:
+def planted(
+    gain: float, seeds: int = 5, noise: float = 0.2, right: float = 0.8, part: str = "environment", **special: dict[str, float]
+) -> list[Done]:
     """Every method at a depth of 10 and a gap of 2 days, with noise of its seed and its own; PrefRec ``gain`` better."""
     rng, done = np.random.default_rng(11), []
     for seed in range(seeds):
@@ -92,14 +97,15 @@ def planted(gain: float, seeds: int = 5, noise: float = 0.2, right: float = 0.8,
             result |= {"day1": 0.5, "click_rate": 0.7, "ess": 0.5, "ncis_depth": 8.0, "ncis_gap_days": 2 + own[0]}
             if isinstance(recipe.reward, Taught):
                 result["reward"] = {"all": right, "close": 0.6, "far": 0.9, "action_share": 0.05}
-            done.append(Done(Cell("environment", name, seed, recipe.primary), result | special.get(name, {}), 1.0))
+            if part in recipe.parts:
+                done.append(Done(Cell(part, name, seed, recipe.primary), result | special.get(name, {}), 1.0))
     return done
 
 
-def met(done: list[Done]) -> dict[str, str]:
+def met(done: list[Done], column: str = "met") -> dict[str, str]:
     """Checks and whether they are met."""
     checks = findings(done).tables["checks"]
-    return dict(zip(checks["check"].to_list(), checks["met"].to_list(), strict=True))
+    return dict(zip(checks["check"].to_list(), checks[column].to_list(), strict=True))
 
 
 @pytest.mark.parametrize(
@@ -142,6 +148,43 @@ def test_what_is_missing_is_open_and_named() -> None:
     assert answers["18 dpg"] == "open"
     assert any("open for want of cells or seeds" in line and "18 dpg" in line for line in last)
     assert findings([]).tables["policies"].height == 0
+
+
+def test_the_same_checks_are_asked_of_the_retention_simulator() -> None:
+    """Whatever the reference environment says; with the recipes that are tried there no check is left open."""
+    done = [*planted(-2.0), *planted(2.0, part="retention")]
+    here, there = met(done), met(done, "retention_met")
+    asked = [name for name in here if not name.startswith("19")]
+    assert (here["13a against cloning"], there["13a against cloning"]) == ("no", "yes")
+    assert "open" not in {there[name] for name in asked if name != "16 pre-training, early"}
+    assert {there[name] for name in here if name not in asked} == {None}
+    said = [line for line in findings(done).verdict if line.startswith("In the retention simulator:")]
+    assert len(said) == 1
+    assert f"of {len(asked)} checks are met" in said[0]
+    assert findings(done).tables["retention_rewards"].height == 13
+    assert set(met(planted(2.0), "retention_met").values()) == {"open", None}
+
+
+def test_ranks_are_those_of_every_seed_with_policies_enough() -> None:
+    """Two seeds rank rightly and wrongly; a third has too few policies to count."""
+    done = []
+    for seed, policies, order in ((0, 9, 1.0), (1, 8, -1.0), (2, 5, 1.0)):
+        for k in range(policies):
+            result = {"gap_days": float(k), "ncis_gap_days": order * k, "ess": 0.5}
+            done.append(Done(Cell("environment", f"policy {k}", seed), result, 1.0))
+    assert Found(done, "environment").rank_correlation(8) == (0.0, 8)
+    rank, policies = Found(done, "environment").rank_correlation(10)
+    assert np.isnan(rank)
+    assert policies == 9
+
+
+def test_a_reward_is_normalised_as_often_as_the_recipe_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refreshed: list[int] = []
+    monkeypatch.setattr(PreferenceReward, "_refresh", lambda self: refreshed.append(self._step))
+    bench = WorldBench(environment(0, 90, 4), 0, replace(TINY, updates=101), tmp_path)
+    bench(Cell("environment", "without pre-training", 0, False))
+    bench(Cell("environment", "without pre-training, refreshed often", 0, False))
+    assert refreshed == [0, 0, 50, 100]
 
 
 @pytest.mark.parametrize(("right", "answer"), [(0.8, "yes"), (0.7, "no")])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -215,6 +215,8 @@ class Bench(ABC):
         transform = None
         if isinstance(recipe.reward, Taught):
             reward, pairs, result["reward"] = self.learned(recipe.reward)
+            if recipe.refresh_every is not None:
+                reward.config = replace(reward.config, refresh_every=recipe.refresh_every)
             sampler = UniformSampler(FixedBuffer(rows), None, self.seed)
             transform = PreferenceReward(reward, pairs, sampler)
         elif recipe.reward is not None:

@@ -49,10 +49,12 @@ def findings(done: Sequence[Done]) -> Report:
     """Tables and verdict."""
     environment, retention, rows = (Found(done, part) for part in ("environment", "retention", "kuairand"))
     tables = {"policies": _policies(environment), "rewards": _rewards(environment), "retention": _policies(retention)}
-    checks = check_table(environment, rows)
+    tables["retention_rewards"] = _rewards(retention)
+    checks = check_table(environment, retention, rows)
     verdict = [*_sentences(environment, "In the reference environment"), *_sentences(retention, "In the retention simulator")]
     verdict += _of_rows(rows)
-    verdict.append(_checked(checks))
+    verdict.append(_checked(checks, "met"))
+    verdict.append(f"In the retention simulator: {_checked(checks, 'retention_met')}")
     verdict.append("None of the paper's own numbers could be retrieved: the published ones beside ours are the environment's pilot's.")
     more = {"kuairand": _rows(rows), "checks": checks, "published": _published(environment)}
     return Report({**tables, **more}, tuple(verdict))
@@ -172,9 +174,10 @@ def _judged(found: Found, rival: str, quantity: str) -> str:
     return f"{_SAID[found.better(METHOD, rival, quantity)]} it ({difference})" if difference.seeds > 1 else f"{difference}"
 
 
-def _checked(checks: pl.DataFrame) -> str:
-    by = {answer: checks.filter(met=answer)["check"].to_list() for answer in ("yes", "no", "open")}
-    text = f"{len(by['yes'])} of {len(checks)} checks are met"
+def _checked(checks: pl.DataFrame, column: str) -> str:
+    """How many are met, and which are not, where they were asked."""
+    by = {answer: checks.filter(pl.col(column) == answer)["check"].to_list() for answer in ("yes", "no", "open")}
+    text = f"{len(by['yes'])} of {sum(map(len, by.values()))} checks are met"
     for answer, word in (("no", "not met"), ("open", "open for want of cells or seeds")):
         text += f"; {word}: {', '.join(by[answer])}" if by[answer] else ""
     return text + "."

@@ -87,8 +87,10 @@ class Found:
         sign = self.over(method, against, quantity).sign
         return sign if HIGHER[quantity] else -sign
 
-    def rank_correlation(self, least_ess: float = 0.2) -> tuple[float, int]:
-        """Spearman of NCIS of the gap with the gap, mean over seeds, among policies with enough effective rows; and how many at least."""
+    def rank_correlation(self, least_policies: int, least_ess: float = 0.2) -> tuple[float, int]:
+        """Spearman of NCIS of the gap with the gap among policies with enough effective rows, mean over the seeds that have enough of them;
+        and the least number of them, or the most that any seed has where none has enough.
+        """
         found = []
         for seed in sorted({d.cell.seed for d in self.done}):
             held = [d.result for d in self.done if d.cell.seed == seed and d.result.get("ess", 0.0) >= least_ess]
@@ -96,9 +98,10 @@ class Found:
                 rank = stats.spearmanr([r["ncis_gap_days"] for r in held], [r["gap_days"] for r in held]).statistic
                 found.append((float(rank), len(held)))
         # seeds without ablations have too few policies to rank
-        most = max((n for _, n in found), default=0)
-        ranks = [rank for rank, n in found if n == most]
-        return (float(np.mean(ranks)) if ranks else float("nan")), most
+        enough = [(rank, n) for rank, n in found if n >= least_policies]
+        if enough:
+            return float(np.mean([rank for rank, _ in enough])), min(n for _, n in enough)
+        return float("nan"), max((n for _, n in found), default=0)
 
 
 def _read(result: Mapping[str, Any], quantity: str, within: str) -> float | None:

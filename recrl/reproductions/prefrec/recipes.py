@@ -81,6 +81,7 @@ class Recipe:
         shuffled: the whole log has the actions of other rows.
         acts: whether a policy is learned, or the reward alone.
         primary: the verdict rests on it.
+        refresh_every: updates between new estimates of a learned reward's mean and deviation, where it is not the reward's own choice.
         parts: where it is tried.
     """
 
@@ -91,6 +92,7 @@ class Recipe:
     shuffled: bool = False
     acts: bool = True
     primary: bool = False
+    refresh_every: int | None = None
     parts: tuple[str, ...] = ("environment",)
 
 
@@ -107,40 +109,42 @@ RECIPES: Mapping[str, Recipe] = {
     # the same reward, other optimisers; the same optimiser, other rewards
     "PrefRec, dpg_bc": Recipe(reward=_BOTH, options=_NEAR),
     "TD3+BC, learned": Recipe("td3_bc", _BOTH, {"alpha": 0.3}),
-    "random reward, dpg_bc": Recipe(reward="random", options=_NEAR),
-    "PrefRec, task depth": Recipe(reward=replace(_BOTH, task="depth"), parts=("environment", "kuairand")),
-    "PrefRec, task return": Recipe(reward=replace(_BOTH, task="return"), parts=("environment", "kuairand")),
-    "PrefRec's optimiser, explicit": Recipe(reward="explicit"),
-    "PrefRec's optimiser, clicks": Recipe(reward="clicks"),
-    "PrefRec's optimiser, clicks, myopic": Recipe(reward="clicks", discount=0.0),
+    "random reward, dpg_bc": Recipe(reward="random", options=_NEAR, parts=_WORLDS),
+    "PrefRec, task depth": Recipe(reward=replace(_BOTH, task="depth"), parts=_EVERYWHERE),
+    "PrefRec, task return": Recipe(reward=replace(_BOTH, task="return"), parts=_EVERYWHERE),
+    "PrefRec's optimiser, explicit": Recipe(reward="explicit", parts=_WORLDS),
+    "PrefRec's optimiser, clicks": Recipe(reward="clicks", parts=_WORLDS),
+    "PrefRec's optimiser, clicks, myopic": Recipe(reward="clicks", discount=0.0, parts=_WORLDS),
     # controls
-    "labels by chance": Recipe(reward=replace(_BOTH, mistake=0.5)),
-    "labels swapped": Recipe(reward=replace(_BOTH, mistake=1.0)),
+    "labels by chance": Recipe(reward=replace(_BOTH, mistake=0.5), parts=_WORLDS),
+    "labels swapped": Recipe(reward=replace(_BOTH, mistake=1.0), parts=_WORLDS),
     "reward of shuffled actions": Recipe(reward=_STRANGE),
-    "PrefRec, shuffled log": Recipe(reward=_STRANGE, shuffled=True),
-    "BC, shuffled log": Recipe("bc", shuffled=True),
+    "PrefRec, shuffled log": Recipe(reward=_STRANGE, shuffled=True, parts=_WORLDS),
+    "BC, shuffled log": Recipe("bc", shuffled=True, parts=_WORLDS),
     "zero action": Recipe("zero", parts=_WORLDS),
     "best action": Recipe("best"),
     "CEM, explicit": Recipe("cem", parts=_WORLDS),
     # ablations
-    "without value": Recipe(reward=_BOTH, options={"value": "none"}),
-    "expectile .5": Recipe(reward=_BOTH, options={"expectile": 0.5}),
-    "expectile .9": Recipe(reward=_BOTH, options={"expectile": 0.9}),
-    "without pre-training": Recipe(reward=replace(_BOTH, pretraining="none")),
-    "task depth, sessions, sum": Recipe(reward=Taught("depth", sessions=True, aggregate="sum_any_length")),
-    "task depth, sessions, mean": Recipe(reward=Taught("depth", sessions=True, aggregate="mean")),
+    "without value": Recipe(reward=_BOTH, options={"value": "none"}, parts=_WORLDS),
+    "expectile .5": Recipe(reward=_BOTH, options={"expectile": 0.5}, parts=_WORLDS),
+    "expectile .9": Recipe(reward=_BOTH, options={"expectile": 0.9}, parts=_WORLDS),
+    "without pre-training": Recipe(reward=replace(_BOTH, pretraining="none"), parts=_WORLDS),
+    "PrefRec, refreshed often": Recipe(reward=_BOTH, refresh_every=50),
+    "without pre-training, refreshed often": Recipe(reward=replace(_BOTH, pretraining="none"), refresh_every=50),
+    "task depth, sessions, sum": Recipe(reward=Taught("depth", sessions=True, aggregate="sum_any_length"), parts=_WORLDS),
+    "task depth, sessions, mean": Recipe(reward=Taught("depth", sessions=True, aggregate="mean"), parts=_WORLDS),
     # off the data
-    "dpg": Recipe(reward=_BOTH, options={"actor_loss": "dpg"}),
-    "dpg_bc, alpha 2.5": Recipe(reward=_BOTH, options={"actor_loss": "dpg_bc", "alpha": 2.5}),
+    "dpg": Recipe(reward=_BOTH, options={"actor_loss": "dpg"}, parts=_WORLDS),
+    "dpg_bc, alpha 2.5": Recipe(reward=_BOTH, options={"actor_loss": "dpg_bc", "alpha": 2.5}, parts=_WORLDS),
     "TD3, explicit": Recipe("td3", "explicit"),
     "DDPG, explicit": Recipe("ddpg", "explicit"),
     "BCQ, explicit": Recipe("bcq", "explicit"),
     # the reward alone
-    "100 pairs": Recipe(reward=replace(_BOTH, pairs=0.05), acts=False),
-    "500 pairs": Recipe(reward=replace(_BOTH, pairs=0.25), acts=False),
-    "no mistakes": Recipe(reward=replace(_BOTH, mistake=0.0), acts=False),
-    "20 % mistakes": Recipe(reward=replace(_BOTH, mistake=0.2), acts=False),
-    "30 % mistakes": Recipe(reward=replace(_BOTH, mistake=0.3), acts=False),
+    "100 pairs": Recipe(reward=replace(_BOTH, pairs=0.05), acts=False, parts=_WORLDS),
+    "500 pairs": Recipe(reward=replace(_BOTH, pairs=0.25), acts=False, parts=_WORLDS),
+    "no mistakes": Recipe(reward=replace(_BOTH, mistake=0.0), acts=False, parts=_WORLDS),
+    "20 % mistakes": Recipe(reward=replace(_BOTH, mistake=0.2), acts=False, parts=_WORLDS),
+    "30 % mistakes": Recipe(reward=replace(_BOTH, mistake=0.3), acts=False, parts=_WORLDS),
 }
 """By the name in the tables; primary ones first."""
 WITH_CURVE = ("PrefRec", "without pre-training")

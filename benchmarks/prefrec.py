@@ -1,0 +1,136 @@
+"""PrefRec: updates per core-second at batch 256 beside TD3, with and without relabelling by a learned reward; and the reward's own steps.
+
+Layers of 256 and 256 on a log of the reference environment (14 features, 6 numbers an action), sampling included, in interleaved rounds.
+With a learned reward (3 members, 3 layers of 64), every batch is relabelled and every tenth update the reward learns from 64 pairs of 24
+requests; mean and deviation are estimated anew every 1,000th, which falls into the first round alone. B-Pref's reward has three layers of
+256 and learns from 128 pairs. The comparison of policies is ``recrl reproduce prefrec``.
+
+python benchmarks/prefrec.py --json
+python benchmarks/prefrec.py --quick
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import numpy as np
+import torch
+from torch.profiler import ProfilerActivity, profile
+from tscac import BATCH, MATRIX_PRODUCTS  # benchmarks/tscac.py, beside this script
+
+from recrl.algorithms.prefrec import PrefRec, PrefRecConfig
+from recrl.algorithms.task import Task
+from recrl.algorithms.td3 import TD3, TD3Config
+from recrl.core.objective import Objective, Signal
+from recrl.core.torch.streams import TensorStreams
+from recrl.policies.encoders import EncoderConfig
+from recrl.policies.vector import ActorConfig
+from recrl.preferences.pairs import PairBatches, PairConfig, draw_pairs, teach
+from recrl.preferences.reward import LearnedReward, PreferenceReward, RewardConfig
+from recrl.preferences.teacher import Teacher
+from recrl.preferences.trajectories import FixedBuffer, Trajectories, all_rows, simulate_log
+from recrl.preferences.windows import WindowConfig, cut_windows
+from recrl.replay.samplers import UniformSampler
+from recrl.training.memory import keep_freed_memory
+from simulators.fidelity.prefrec import PrefRecWorld
+
+Work = tuple[int, Callable[[int], None]]
+"""Steps a round, and a function that does ``n`` of them."""
+
+
+def speed(rounds: int) -> dict[str, Any]:
+    """Steps per core-second, their share outside matrix products, and milliseconds a step."""
+    work = works()
+    rates: dict[str, list[float]] = {name: [] for name in work}
+    for count, function in work.values():
+        function(count)
+    for _ in range(rounds):
+        for name, (count, function) in work.items():
+            started = time.process_time()
+            function(count)
+            rates[name].append(count / (time.process_time() - started))
+    out: dict[str, Any] = {"load average": os.getloadavg()[0]}
+    for name, (count, function) in work.items():
+        with profile(activities=[ProfilerActivity.CPU]) as seen:
+            function(count)
+        events = seen.key_averages()
+        products = sum(e.self_cpu_time_total for e in events if e.key in MATRIX_PRODUCTS) / sum(e.self_cpu_time_total for e in events)
+        median = float(np.median(rates[name]))
+        out[name] = {"median": median, "best": max(rates[name]), "ms": 1_000 / median, "outside matrix products": 1.0 - products}
+    return out
+
+
+def works(users: int = 200) -> dict[str, Work]:
+    """All that is measured, by name."""
+    world = PrefRecWorld()
+    log = simulate_log(world, world.population(users), world.logged, TensorStreams(0))
+    flat, wide = EncoderConfig("flat", features=14), (256, 256)
+    actor, task = ActorConfig(flat, wide), Task(world.action_spec, Objective(Signal("return")))
+    trajectories = Trajectories(log, returns=3)
+    windows = cut_windows(trajectories, WindowConfig())
+    pairs = teach(trajectories, windows, draw_pairs(windows, PairConfig(2_000, held_out=10), 0), "both", Teacher(), 0)
+    train, rows = PairBatches(trajectories, pairs.of("train"), 0), UniformSampler(FixedBuffer(all_rows(log)), None, 0)
+
+    def learns(learner: TD3 | PrefRec, relabel: PreferenceReward | None = None) -> Work:
+        done = [0]
+
+        def update(count: int) -> None:
+            for _ in range(count):
+                done[0] += 1
+                batch = rows.sample(BATCH, done[0])
+                if relabel is not None:
+                    relabel.update(batch)
+                    batch = relabel.apply(batch)
+                learner.update(batch)
+
+        return 20, update
+
+    def judges(hidden: tuple[int, ...], batch_pairs: int, count: int) -> Work:
+        reward, done = LearnedReward(RewardConfig(flat, hidden, batch_pairs=batch_pairs), task), [0]
+
+        def step(count: int) -> None:
+            for _ in range(count):
+                done[0] += 1
+                reward.learn(*train.sample(batch_pairs, done[0]))
+
+        return count, step
+
+    config = PrefRecConfig(actor, wide)
+    return {
+        "td3": learns(TD3(TD3Config(actor=actor, critic_hidden=wide), task, 0)),
+        "prefrec, reward as logged": learns(PrefRec(config, task, 0)),
+        "prefrec, learned reward": learns(PrefRec(config, task, 0), PreferenceReward(LearnedReward(RewardConfig(flat), task), train, rows)),
+        "reward step, layers of 64, 64 pairs": judges((64, 64, 64), 64, 5),
+        "reward step, layers of 256, 128 pairs": judges((256, 256, 256), 128, 1),
+    }
+
+
+def main() -> None:
+    """Run what is asked for."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--quick", action="store_true", help="three rounds: no verdict")
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    keep_freed_memory()  # as the training loops do
+    found = speed(3 if arguments.quick else arguments.rounds)
+    if arguments.quick:
+        print("quick: no verdict", file=sys.stderr)
+    if arguments.json:
+        print(json.dumps(found))
+        return
+    for name, row in found.items():
+        print(f"{name:<38} {row if isinstance(row, float) else json.dumps(row)}")
+
+
+if __name__ == "__main__":
+    main()
