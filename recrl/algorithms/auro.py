@@ -6,9 +6,9 @@ r"""AURO: retention learned under drift, with a state abstraction that follows v
     L_pi  = - mean Q_1(z, pi(z))      [+ mean_d (pi(z) - a)^2, with the value scaled as in TD3+BC, where ``cloning_alpha`` > 0]
     L_phi = J / B^2 over quartiles of V(s) = mean_e Q'_e(z', pi'(z'))  at s'=s     (:mod:`recrl.algorithms.abstraction`)
 
-Collection explores along the gradient of ``Q_UB = mu + beta sigma`` and takes the candidate of the highest mean value
-(:mod:`recrl.policies.guarded`); the deployed policy is ``pi(z)``. ``Signal(discount_within=1, discount_across=gamma)`` is RLUR's rule of
-discounting, which AURO shares.
+Collection explores along the gradient of ``Q_UB = mu + beta sigma`` and executes the jittered candidate of the highest mean value, or the
+actor's own action (:mod:`recrl.policies.guarded`); the deployed policy is ``pi(z)``.
+``Signal(discount_within=1, discount_across=gamma)`` is RLUR's rule of discounting, which AURO shares.
 
 ``phi`` is trained by ``L_phi`` and, as a part of the state, by ``L_Q``; ``L_pi`` stops at ``z``. The state below ``phi`` is trained by
 ``L_Q`` alone, where its encoder has parameters.
@@ -53,17 +53,19 @@ class ExplorationConfig:
         step: distance between candidates, as a share of half the action range.
         candidates: how many, the actor's own action included; 1 leaves the Gaussian of ``actor.exploration`` alone.
         guard: accept by the mean value; otherwise the farthest candidate is taken.
+        jitter: spread of the Gaussian on every candidate but the actor's own, before one is accepted, as a share of half the action range.
     """
 
     beta: float = 4.66
     step: float = 0.05
     candidates: int = 10
     guard: bool = True
+    jitter: float = 0.01
 
     def around(self, actor: ActorConfig, critic_hidden: tuple[int, ...]) -> GuardedConfig:
         """The configuration of the exploring policy."""
         own = {"beta": self.beta, "step": self.step, "candidates": self.candidates, "guard": self.guard}
-        return GuardedConfig(actor.encoder, actor.hidden, actor.exploration, critic_hidden, **own)  # type: ignore[arg-type]
+        return GuardedConfig(actor.encoder, actor.hidden, self.jitter, critic_hidden, **own)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -120,8 +122,15 @@ class AURO(TD3):
         self._guard_metrics: dict[str, Tensor] = {}
 
     def collect_policy(self) -> VectorPolicy:
-        """The current actor, guarded."""
-        return self._explorer
+        """The current actor, guarded; with one candidate, the actor with its Gaussian."""
+        return self._explorer if self.config.explore.candidates > 1 else self._policy
+
+    @torch.no_grad()
+    def rise(self, observation: Observation, action: Tensor) -> Tensor:
+        """By how much the critics' mean value of actions (B, d) is above that of the actor's own, (B,)."""
+        actor = self._policy.actor
+        z = actor.encoder(observation)
+        return (self._critics(z, action) - self._critics(z, actor.head(z))).mean(0)
 
     def observe(self, transitions: Transitions) -> None:
         """Note what the guard did."""

@@ -60,7 +60,7 @@ class OAC(TD3):
     def __init__(self, config: OACConfig, task: Task, seed: int = 0) -> None:
         super().__init__(config, task, seed)
         shift = (2.0 * config.delta) ** 0.5 * config.actor.exploration
-        explore = ExplorationConfig(config.beta, shift, candidates=2, guard=False)
+        explore = ExplorationConfig(config.beta, shift, candidates=2, guard=False, jitter=config.actor.exploration)
         self._explorer = GuardedPolicy.around(self._policy, self._critics, explore.around(config.actor, config.critic_hidden))
         self._guard_metrics: dict[str, Tensor] = {}
 

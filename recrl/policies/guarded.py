@@ -2,11 +2,12 @@ r"""Guarded exploration: step along the gradient of an optimistic value, accept 
 
     mu = (Q_1 + Q_2) / 2,   sigma = |Q_1 - Q_2| / 2,   Q_UB = mu + beta sigma
     g  = grad_a Q_UB / |grad_a Q_UB|   at a_T = pi(s), a sample
-    a_k = clip(a_T + k step g),   k = 0 .. candidates - 1
+    a_0 = a_T,   a_k = clip(clip(a_T + k step g) + e_k),   e_k Gaussian,   k = 1 .. candidates - 1
     a_E = argmax_k mu(s, a_k)
 
-``k = 0`` is always a candidate, so ``mu(s, a_E) >= mu(s, a_T)``: candidates that look good through uncertainty alone are refused. Without
-the guard the farthest candidate is taken, which with two of them is OAC's shift.
+``k = 0`` is always a candidate and nothing is added to what is accepted, so ``mu(s, a_E) >= mu(s, a_T)`` of the action that is executed:
+candidates that look good through uncertainty alone are refused, and so is jitter that leads down. Without the guard the farthest
+candidate is taken, which with two of them is OAC's shift and noise.
 
 **Source**: AURO (arXiv 2310.03984), guarded exploration; the optimistic value is that of OAC (Ciosek et al., NeurIPS 2019).
 """
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor
 
 from recrl.core.contracts import Action, ActionSpec, Observation
-from recrl.core.errors import ConfigError
+from recrl.core.errors import ConfigError, ContractError
 from recrl.core.streams import Purpose
 from recrl.core.torch.streams import TensorStreams
 from recrl.policies.encoders import Encoder
@@ -37,11 +38,12 @@ Values = Callable[[Tensor], Tensor]
 class Guarded:
     """What the guard let through.
 
-    **Shapes**: ``action`` (B, d); ``chosen`` (B,) int64, the accepted ``k``; ``gain`` (B,), ``mu(a_E) - mu(a_T)``, never negative under
-    the guard.
+    **Shapes**: ``action`` (B, d); ``centre`` (B, d), the same without its jitter; ``chosen`` (B,) int64, the accepted ``k``; ``gain`` (B,),
+    ``mu(a_E) - mu(a_T)``, never negative under the guard.
     """
 
     action: Tensor
+    centre: Tensor
     chosen: Tensor
     gain: Tensor
 
@@ -61,6 +63,7 @@ def guarded_actions(
     low: float = -1.0,
     high: float = 1.0,
     guard: bool = True,
+    jitter: Tensor | None = None,
 ) -> Guarded:
     """Explore from ``action`` (B, d) along each sample's own normalised gradient of the optimistic value.
 
@@ -73,6 +76,7 @@ def guarded_actions(
         low: lower bound of every component.
         high: upper bound of every component.
         guard: accept by the mean value; otherwise the farthest candidate is taken.
+        jitter: (B, candidates - 1, d), added to all candidates but the actor's own action before one of them is accepted.
 
     **Assumptions / when it fails**: where the gradient is 0, the action stays as it is. Nothing waits for the device.
 
@@ -89,16 +93,18 @@ def guarded_actions(
     with torch.no_grad():
         direction = gradient / torch.linalg.vector_norm(gradient, dim=-1, keepdim=True).clamp_min(1e-12)
         steps = torch.arange(candidates, device=action.device, dtype=action.dtype) * step
-        reached = (start + steps.unsqueeze(1) * direction).clamp_(low, high)  # (B, n, d)
+        centres = (start + steps.unsqueeze(1) * direction).clamp_(low, high)  # (B, n, d)
+        reached = centres if jitter is None else torch.cat([centres[:, :1], (centres[:, 1:] + jitter).clamp_(low, high)], dim=1)
         mean = values(reached).mean(0)  # (B, n)
         best = mean.argmax(1) if guard else torch.full_like(mean[:, 0], candidates - 1, dtype=torch.int64)
         gain = mean.gather(1, best.unsqueeze(1)).squeeze(1) - mean[:, 0]
-        return Guarded(reached.take_along_dim(best[:, None, None], 1).squeeze(1), best, gain)
+        action, centre = (of.take_along_dim(best[:, None, None], 1).squeeze(1) for of in (reached, centres))
+        return Guarded(action, centre, best, gain)
 
 
 @dataclass(frozen=True)
 class GuardedConfig(ActorConfig):
-    """An actor, and how it explores.
+    """An actor, and how it explores; ``exploration`` is the spread of the jitter of candidates, as a share of half the action range.
 
     Attributes:
         critic_hidden: hidden sizes of the twin critics.
@@ -136,8 +142,8 @@ class GuardedActor(Actor):
         """Guarded actions of encoded states (B, width); no gradient passes."""
         return self.explored(state).action
 
-    def explored(self, state: Tensor) -> Guarded:
-        """Guarded actions of encoded states, with what the guard did."""
+    def explored(self, state: Tensor, jitter: Tensor | None = None) -> Guarded:
+        """Guarded actions of encoded states, of jittered candidates, with what the guard did."""
         state, config = state.detach(), self.config
         return guarded_actions(
             super().head(state),
@@ -148,11 +154,16 @@ class GuardedActor(Actor):
             low=self.low,
             high=self.high,
             guard=config.guard,
+            jitter=jitter,
         )
 
 
 class GuardedPolicy(VectorPolicy):
-    """A vector policy that explores by :func:`guarded_actions`, with its Gaussian around what they give.
+    """A vector policy that explores by :func:`guarded_actions`, with Gaussian jitter on the candidates.
+
+    What the guard accepts is executed as it is. A choice among jittered candidates has no density that could be written down:
+    ``has_law`` is false under the guard and ``act`` tells no ``log_prob``. Without the guard it is the Gaussian around the farthest
+    candidate, clipped, and exact.
 
     ``Action.notes`` holds ``guard_step``, the accepted ``k``, and ``guard_gain``, both (B,) float32.
     """
@@ -164,6 +175,11 @@ class GuardedPolicy(VectorPolicy):
 
     def __init__(self, action_spec: ActionSpec, config: GuardedConfig, item_vectors: Tensor | None = None, seed: int = 0) -> None:
         super().__init__(action_spec, config, item_vectors, seed)
+
+    @property
+    def has_law(self) -> bool:
+        """Whether ``log_prob`` exists."""
+        return not self.config.guard and self.config.candidates > 1
 
     def _build_actor(self, encoder: Encoder) -> GuardedActor:
         return GuardedActor(encoder, self.config, self.action_spec)
@@ -179,10 +195,25 @@ class GuardedPolicy(VectorPolicy):
     @torch.no_grad()
     def act(self, observation: Observation, streams: TensorStreams, *, step: Tensor | int = 0, deterministic: bool = False) -> Action:
         """Actions and what the guard did; the draw of a user depends on its id and ``step`` alone."""
-        found = self.actor.explored(self.actor.encoder(observation))
+        state, others = self.actor.encoder(observation), self.config.candidates - 1
+        jitter = None
+        if others and not deterministic:
+            shape = (others, *self.action_spec.shape)
+            jitter = self.spread * streams.normal(draw_ids(observation, state.device), step, Purpose.EXPLORATION, shape)
+        found = self.actor.explored(state, jitter)
         notes = {"guard_step": found.chosen.to(torch.float32), "guard_gain": found.gain}
-        if deterministic:
-            return Action(found.action, notes=notes)
-        law = ClippedGaussian(found.action, self.spread, self.action_spec.low, self.action_spec.high)
-        value = law.draw(streams.normal(draw_ids(observation, law.mean.device), step, Purpose.EXPLORATION, self.action_spec.shape))
-        return Action(value, law.log_prob(value), notes)
+        law = ClippedGaussian(found.centre, self.spread, self.action_spec.low, self.action_spec.high)
+        return Action(found.action, law.log_prob(found.action) if self.has_law and not deterministic else None, notes)
+
+    def log_prob(self, observation: Observation, action: Tensor) -> Tensor:
+        """Log-density of ``action`` around the farthest candidate, (B,).
+
+        **Errors**: :class:`ContractError` under the guard.
+        """
+        if not self.has_law:
+            raise ContractError(
+                "a choice among jittered candidates has no density",
+                where="GuardedPolicy.log_prob",
+                mend="weigh nothing by it, or set guard=False with two candidates or more",
+            )
+        return super().log_prob(observation, action)

@@ -15,12 +15,13 @@ from recrl.algorithms.auro import AURO, AUROConfig, ExplorationConfig, abstracti
 from recrl.algorithms.parity.auro import ShippedExplorer, shipped_abstraction_loss, shipped_shift
 from recrl.algorithms.probes import linear_r2, value_correlation, value_silhouette
 from recrl.algorithms.task import Task
+from recrl.checks import check_policy
 from recrl.core.contracts import ActionSpec, Observation, Transitions
-from recrl.core.errors import ConfigError
+from recrl.core.errors import ConfigError, ContractError
 from recrl.core.objective import Objective, Signal
 from recrl.core.torch.streams import TensorStreams
 from recrl.policies.encoders import EncoderConfig
-from recrl.policies.guarded import optimistic
+from recrl.policies.guarded import GuardedConfig, GuardedPolicy, optimistic
 from recrl.policies.networks import Critics, initialise
 from recrl.policies.vector import ActorConfig, VectorPolicy
 from simulators.fidelity.auro import AuroConfig, AuroWorld
@@ -219,6 +220,45 @@ def test_the_guard_never_falls_below_the_actors_own_mean_value(beta):
     unguarded = guarded_actions(action, lambda a: net.each(state, a), beta=beta, step=0.3, candidates=10, guard=False)
     assert (net(state, unguarded.action).mean(0) < before - 1e-3).any()
     assert (unguarded.chosen == 9).all()
+
+
+@pytest.mark.parametrize("jitter", [0.01, 0.5])
+def test_what_is_executed_is_what_the_guard_accepted(jitter):
+    """Mean values of executed actions, computed anew: noise added after acceptance puts some of them below the actor's own."""
+    spec = ActionSpec("continuous", (3,))
+    policy, net, (state, _) = VectorPolicy(spec, ActorConfig(EncoderConfig("flat", features=6), (16,)), seed=3), critics(), states()
+    explorer = GuardedPolicy.around(policy, net, ExplorationConfig(step=0.3, jitter=jitter).around(policy.config, (32, 32)))
+    seen = Observation(features=state)
+    for step in range(3):
+        executed = explorer.act(seen, TensorStreams(0), step=step)
+        own = policy.act(seen, TensorStreams(0), deterministic=True).value
+        rise = (net(state, executed.value) - net(state, own)).mean(0)
+        assert (rise >= -1e-5).all()
+        assert torch.allclose(rise, executed.notes["guard_gain"], atol=1e-5)
+        stays = executed.notes["guard_step"] == 0
+        assert 0.0 < stays.float().mean() < 1.0
+        assert torch.equal(executed.value[stays], own[stays]), "the actor's own action is not jittered"
+        assert executed.log_prob is None
+    again, sure = (explorer.act(seen, TensorStreams(0), step=2, deterministic=d).value for d in (False, True))
+    assert torch.equal(again, executed.value)
+    # jitter is drawn for each candidate, before one is accepted
+    assert 0.2 * jitter < float((again - sure)[~stays].abs().mean())
+
+
+def test_a_guarded_choice_has_no_law_and_an_unguarded_one_has():
+    spec, seen = ActionSpec("continuous", (2,)), Observation(features=states(8)[0])
+    options = {"encoder": EncoderConfig("flat", features=6), "hidden": (16,), "step": 0.2}
+    guarded, free = (GuardedPolicy(spec, GuardedConfig(**options, guard=guard), seed=1) for guard in (True, False))
+    check_policy(guarded, seen)
+    check_policy(free, seen)
+    with pytest.raises(ContractError, match="has no density"):
+        guarded.log_prob(seen, guarded.act(seen, TensorStreams(0)).value)
+
+
+def test_with_one_candidate_the_actors_gaussian_explores():
+    options = {"actor": ActorConfig(EncoderConfig("flat", features=6), (16,)), "critic_hidden": (16,)}
+    learner = AURO(AUROConfig(**options, explore=ExplorationConfig(candidates=1)), Task(ActionSpec("continuous", (2,))), 0)
+    assert learner.collect_policy() is learner.policy()
 
 
 def test_each_samples_gradient_is_its_own():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import fields, replace
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -18,9 +18,11 @@ from simulators.world import RetentionWorld
 Choose = Callable[[Any, Observation], Action]
 """From the state and what is seen of it to actions."""
 
+COUNTED: Final = ("requests", "sessions", "next_day", "expected", "returns", "gap_days")
+
 Day = dict[str, float]
-"""Sums over a day: ``requests``, ``sessions`` that ended, ``next_day`` returns drawn, ``expected`` day-1 hazards, ``returns`` and their
-``gap_days``."""
+"""Sums over a day of ``COUNTED``: requests, sessions that ended, next-day returns drawn, expected day-1 hazards, returns and the days away
+before them."""
 
 
 def flat(observation: Observation) -> Observation:
@@ -40,7 +42,9 @@ class Calendar:
 
     def __init__(self, world: RetentionWorld, users: int, seed: int, today: int = 0) -> None:
         self.world, self._streams, self._next = world, TensorStreams(seed), users
-        self.state = self._fresh(torch.arange(users), today)
+        self._number = torch.arange(users)
+        self._told = torch.zeros(len(COUNTED), users, dtype=torch.float64)
+        self.state = self._fresh(self._number, today)
 
     def _fresh(self, numbers: Tensor, today: int) -> UserState:
         state = self.world.initial_state(self.world.users_numbered(numbers, self._streams.seed), self._streams)
@@ -51,8 +55,9 @@ class Calendar:
 
     @torch.no_grad()
     def live(self, today: int, choose: Choose, take: Callable[[Transitions], None] | None = None) -> Day:
-        """One day of everybody; ``take`` gets the transitions of each request, which know the calendar week as their environment."""
-        told = dict.fromkeys(("requests", "sessions", "next_day", "expected", "returns", "gap_days"), 0.0)
+        """One day of everybody; ``take`` gets the transitions of each request, whose environment is the period of the drift."""
+        before_today = self._told.sum(1)
+        environment = today // self.world.config.drift.period if self.world.drift is not None else 0
         while len(index := (self.state.alive & (self.state.day < today + 1)).nonzero().squeeze(1)):
             before = self.state[index]
             seen = self.world.observe(before)
@@ -62,16 +67,22 @@ class Calendar:
             ends, back = outcome.session_end, outcome.session_end & ~outcome.terminated
             hazard = outcome.truth["return_hazards"][:, 0]
             counts = (torch.ones_like(hazard), ends, outcome.gap_days == 1, torch.where(ends, hazard, 0.0), back, back * outcome.gap_days)
-            for name, values in zip(told, counts, strict=True):
-                told[name] += float(values.sum())
+            self._told[:, self._number[index]] += torch.stack([values.to(torch.float64) for values in counts])
             if take is not None:
-                never, notes = torch.zeros_like(ends), {**action.notes, "environment": torch.full_like(index, today // 7)}
+                never, notes = torch.zeros_like(ends), {**action.notes, "environment": torch.full_like(index, environment)}
                 then, law = flat(self.world.observe(after)), action.log_prob
                 take(Transitions(flat(seen), action.value, outcome.reward, then, outcome.terminated, never, ends, law, notes=notes))
         if len(gone := (~self.state.alive).nonzero().squeeze(1)):
-            self._put(gone, self._fresh(torch.arange(self._next, self._next + len(gone)), today + 1))
+            numbers = torch.arange(self._next, self._next + len(gone))
+            self._put(gone, self._fresh(numbers, today + 1))
+            self._number[gone] = numbers
+            self._told = torch.cat([self._told, self._told.new_zeros(len(COUNTED), len(gone))], dim=1)
             self._next += len(gone)
-        return told
+        return dict(zip(COUNTED, (self._told.sum(1) - before_today).tolist(), strict=True))
+
+    def by_user(self) -> dict[str, list[float]]:
+        """Sums of every user who ever was here, by number: the same number is the same user under every method."""
+        return {name: [round(x, 6) for x in values.tolist()] for name, values in zip(COUNTED, self._told, strict=True)}
 
 
 def chooser(policy: Any, streams: TensorStreams, deterministic: bool = False) -> Choose:

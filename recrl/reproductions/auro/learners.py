@@ -49,7 +49,9 @@ class Budget:
         warmup_days: of uniformly random actions, before a learner acts.
         per_update: requests an update.
         batch: rows of an update.
-        probe_days: of the path that ``phi`` is looked at on.
+        probe_days: of the path that ``phi`` is looked at on: seven periods of the longest drift, so six switches.
+        probe_users: on it.
+        logged_requests: of each of ``users`` under random weights, before the first day, that the supervised ranker is fitted to.
         generations: of CEM, before the first day.
         candidates: of a generation, each with users of its own for three days.
         search_users: so many.
@@ -63,7 +65,9 @@ class Budget:
     warmup_days: int = 3
     per_update: int = 16
     batch: int = 256
-    probe_days: int = 40
+    probe_days: int = 98
+    probe_users: int = 64
+    logged_requests: int = 60
     generations: int = 6
     candidates: int = 10
     search_users: int = 24
@@ -83,11 +87,10 @@ class Novel:
         return self._learner.update(self._bonus.apply(batch))
 
 
-def learner_of(name: str, features: int, spec: ActionSpec, objective: Objective, seed: int) -> Any:
-    """A learner by its name in the tables."""
+def options_of(name: str, features: int) -> Any:
+    """The options of a learner by its name in the tables; of TD3 with novelty those of both."""
     actor = ActorConfig(EncoderConfig("flat", features=features), (64, 64), exploration=0.1)
     common: dict[str, Any] = {"actor": actor, "critic_hidden": (64, 64), "actor_learning_rate": 3e-4, "critic_learning_rate": 1e-3}
-    alone = Task(spec, Objective(objective.main))
     abstraction = AbstractionConfig(hidden=(64,))
     variants: dict[str, dict[str, Any]] = {
         "auro": {},
@@ -97,20 +100,32 @@ def learner_of(name: str, features: int, spec: ActionSpec, objective: Objective,
         "auro no exploration": {"explore": ExplorationConfig(candidates=1)},
     }
     if name in variants:
-        return AURO(AUROConfig(**{**common, "abstraction": abstraction, **variants[name]}), alone, seed)
+        return AUROConfig(**{**common, "abstraction": abstraction, **variants[name]})
     match name:
         case "rlur":
-            return RLUR(RLURConfig(**common), Task(spec, objective), seed)
+            return RLURConfig(**common)
         case "escp":
-            return ESCP(ESCPConfig(**common, context=replace(abstraction, loss="determinant")), alone, seed)
+            return ESCPConfig(**common, context=replace(abstraction, loss="determinant"))
         case "oac":
-            return OAC(OACConfig(**common), alone, seed)
+            return OACConfig(**common)
         case "ddpg":
-            return DDPG(DDPGConfig(**common), alone, seed)
+            return DDPGConfig(**common)
         case "sac":
-            return SAC(SACConfig(**{**common, "actor": replace(actor, exploration=0.8)}), alone, seed)
+            return SACConfig(**{**common, "actor": replace(actor, exploration=0.8)})
         case "rnd":
-            return Novel(TD3(TD3Config(**common), alone, seed), RND(RNDConfig(actor.encoder, weight=0.1), alone, seed))
+            return TD3Config(**common), RNDConfig(actor.encoder, weight=0.1)
         case "shipped":
-            return ShippedAURO(ShippedAUROConfig(actor, (64, 64), abstraction), alone, seed)
-    return TD3(TD3Config(**common), alone, seed)
+            return ShippedAUROConfig(actor, (64, 64), abstraction)
+    return TD3Config(**common)
+
+
+def learner_of(name: str, features: int, spec: ActionSpec, objective: Objective, seed: int) -> Any:
+    """A learner by its name in the tables; RLUR alone is told what happens at once."""
+    options, alone = options_of(name, features), Task(spec, Objective(objective.main))
+    match name:
+        case "rlur":
+            return RLUR(options, Task(spec, objective), seed)
+        case "rnd":
+            return Novel(TD3(options[0], alone, seed), RND(options[1], alone, seed))
+    kinds: dict[str, Any] = {"escp": ESCP, "oac": OAC, "ddpg": DDPG, "sac": SAC, "shipped": ShippedAURO, "td3": TD3}
+    return kinds.get(name, AURO)(options, alone, seed)

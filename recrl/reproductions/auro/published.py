@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-import numpy as np
 import torch
+from torch import Tensor
 
 from recrl.algorithms.cem import CEM, CEMConfig
 from recrl.algorithms.task import Task
@@ -23,11 +23,12 @@ from recrl.training.online import UniformActions
 from simulators.fidelity.auro import AuroConfig, AuroWorld
 from simulators.fidelity.users import StandInUsers
 
-Curve = list[tuple[float, float]]
-"""Expected return day and day-1 share of each session."""
+Curve = list[Tensor]
+"""Expected return day and day-1 share of each user, (2, users), in each session."""
 
 _DAYS: Final = torch.arange(1.0, 11.0)
-_USERS, _WARMUP_STEPS, _LUCK = 64, 20, 1_000_003
+USERS, WARMUP_STEPS, LUCK = 64, 20, 1_000_003
+"""Users in step; steps of random actions; added to a cell's seed, of the fresh users and the luck of the frozen policy."""
 
 
 @dataclass(frozen=True)
@@ -46,10 +47,12 @@ class InPublished:
             acting = _searched(world, self.budget, cell.seed)
         else:
             acting, curve = _learned(world, cell.method, cell.seed, self.budget)
-        frozen = lived(world, acting, 100, 256, _LUCK)
-        ard, day_1 = (float(np.mean(x)) for x in zip(*frozen, strict=True))
-        told = {"ard": ard, "day_1": day_1}
-        return told | ({"acting_ard": float(np.mean([day for day, _ in curve[-50:]]))} if curve else {})
+        frozen = lived(world, acting, 100, 256, LUCK + cell.seed)
+        told: dict[str, Any] = {}
+        for name, users in zip(("ard", "day_1"), torch.stack(frozen).mean(0), strict=True):
+            # the standard error over users, who each live through all of the sessions
+            told |= {name: float(users.mean()), f"{name}_users_error": float(users.std()) / len(users) ** 0.5}
+        return told | ({"acting_ard": float(torch.stack(curve[-50:])[:, 0].mean())} if curve else {})
 
 
 def lived(world: AuroWorld, choose: Choose, steps: int, lanes: int, luck: int, take: Callable[[Transitions], None] | None = None) -> Curve:
@@ -63,8 +66,8 @@ def lived(world: AuroWorld, choose: Choose, steps: int, lanes: int, luck: int, t
         action = choose(state, seen)
         state, outcome = world.transition(state, action.value, streams)
         if bool(outcome.session_end.all()):
-            law = outcome.truth["return_days"].mean(0)
-            curve.append((float(law @ _DAYS), float(law[0])))
+            law = outcome.truth["return_days"]
+            curve.append(torch.stack([law @ _DAYS, law[:, 0]]))
         if take is not None:
             never, notes = torch.zeros_like(outcome.terminated), {**action.notes, "environment": torch.full((lanes,), step // 1_000)}
             reward, then = outcome.reward.flip(1), flat(world.observe(state))
@@ -76,7 +79,7 @@ def _searched(world: AuroWorld, budget: Budget, seed: int) -> Choose:
     cem = CEM(CEMConfig(), Task(world.action_spec, item_vectors=torch.zeros(1, 2)), seed)
     for generation in range(budget.generations):
         cem.ask(budget.candidates, generation)
-        cem.tell(torch.tensor([-np.mean([day for day, _ in lived(world, static(w), 10, 128, generation)]) for w in cem.asked]))
+        cem.tell(torch.stack([-torch.stack(lived(world, static(w), 10, 128, generation))[:, 0].mean() for w in cem.asked]))
     return static(cem.mean)
 
 
@@ -89,7 +92,7 @@ def _learned(world: AuroWorld, method: str, seed: int, budget: Budget) -> tuple[
     warm, act = chooser(UniformActions(world.action_spec), streams), chooser(learner.collect_policy(), streams)
 
     def choose(state: Any, seen: Observation) -> Action:
-        if steps >= _WARMUP_STEPS:
+        if steps >= WARMUP_STEPS:
             return act(state, seen)
         # the released rules learn from the encoded state, so warm-up stores it too
         z = {"z": learner.policy().actor.encoder(flat(seen)).detach()} if method == "shipped" else {}
@@ -100,8 +103,8 @@ def _learned(world: AuroWorld, method: str, seed: int, budget: Budget) -> tuple[
         steps += 1
         learner.observe(batch)
         ring.add(batch)
-        if steps > _WARMUP_STEPS:
+        if steps > WARMUP_STEPS:
             learner.update(sampler.sample(budget.batch, steps))
 
-    curve = lived(world, choose, budget.steps, _USERS, seed + 1, take)
+    curve = lived(world, choose, budget.steps, USERS, seed + 1, take)
     return chooser(learner.policy(), streams, True), curve

@@ -10,6 +10,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from recrl.reproductions.auro.drifting import PERIOD
+from recrl.reproductions.auro.users import RATIOS, Result, user_bounds
 from recrl.reproductions.study import Done, Published, Report, mean_interval, paired
 
 DRIFTED: Final = ("held", "weekly", "regimes")
@@ -17,7 +18,14 @@ BASELINES: Final = ("td3", "rlur", "cem")
 """What the verdict compares AURO with, beside the bounds ``random`` and ``oracle``."""
 
 _BEFORE, _SMOOTH, _WITHIN, _LIMIT, _AFTER, _SETTLED = 5, 3, 0.01, 5, 7, 12
-_NAMES: Final = {"td3": "TD3", "rlur": "RLUR", "cem": "static CEM", "oracle": "the oracle", "random": "random weights"}
+_NAMES: Final = {
+    "td3": "TD3",
+    "rlur": "RLUR",
+    "cem": "static CEM",
+    "oracle": "the oracle",
+    "random": "random weights",
+    "supervised": "the supervised ranker",
+}
 
 PUBLISHED: Final = tuple(
     Published(method, quantity, value, certainty, source)  # type: ignore[arg-type]
@@ -32,8 +40,6 @@ PUBLISHED: Final = tuple(
     )
 )
 """The paper's simulator table, at second hand."""
-
-Result = Mapping[str, Any]
 
 
 def _share(days: Sequence[Mapping[str, float]], above: str, below: str) -> float:
@@ -108,19 +114,24 @@ def over_drifts(done: Sequence[Done], against: str, value: Callable[[Result], fl
     return [float(np.mean([value(pair[method][s]) - value(pair[against][s]) for pair in found])) for s in sorted(seeds)]
 
 
+def _means(cells: Mapping[str, Any]) -> dict[str, float]:
+    return {name: cells[name] for name in RATIOS}
+
+
 def retention_table(done: Sequence[Done]) -> list[dict[str, Any]]:
-    """Return gap and day-1 retention of each method in each part of the calibrated simulator."""
+    """Return gap and day-1 retention of each method in each part of the calibrated simulator; intervals over seeds and over users."""
     rows = []
     for part, method in _pairs(done):
         if part != "published":
             held = list(_of(done, part, method).values())
             cells: dict[str, Any] = {"part": part, "method": method, "seeds": len(held)}
-            rows.append(cells | {k: v for name, value in QUANTITIES.items() for k, v in _interval(name, [value(r) for r in held]).items()})
+            cells |= {k: v for name, value in QUANTITIES.items() for k, v in _interval(name, [value(r) for r in held]).items()}
+            rows.append(cells | user_bounds([[[r]] for r in held], _means(cells)))
     return rows
 
 
 def against_table(done: Sequence[Done]) -> list[dict[str, Any]]:
-    """AURO less each other method, paired by seed, in each part and over all drifts."""
+    """AURO less each other method, paired by seed, in each part and over all drifts; intervals over seeds, and over paired users."""
     rows = []
     others = dict.fromkeys(method for part, method in _pairs(done) if method != "auro" and part != "published")
     parts = dict.fromkeys(part for part, method in _pairs(done) if method == "auro" and part != "published")
@@ -132,8 +143,16 @@ def against_table(done: Sequence[Done]) -> list[dict[str, Any]]:
             }
             if count := len(differences["day_1"]):
                 cells: dict[str, Any] = {"part": part, "auro_less": other, "seeds": count}
-                rows.append(cells | {k: v for name, values in differences.items() for k, v in _interval(name, values).items()})
+                cells |= {k: v for name, values in differences.items() for k, v in _interval(name, values).items()}
+                rows.append(cells | user_bounds(_pairs_of(done, DRIFTED if part == "all" else (part,), other), _means(cells)))
     return rows
+
+
+def _pairs_of(done: Sequence[Done], parts: Sequence[str], other: str) -> list[list[list[Result]]]:
+    """AURO's result and the other's, of each part of each seed that has them whole."""
+    found = [(_of(done, part, "auro"), _of(done, part, other)) for part in parts]
+    seeds = set.intersection(*(set(ours) & set(theirs) for ours, theirs in found))
+    return [[[ours[seed], theirs[seed]] for ours, theirs in found] for seed in sorted(seeds)]
 
 
 def _recoveries(done: Sequence[Done], part: str, method: str) -> list[tuple[int, int, int, float]]:
@@ -182,16 +201,25 @@ def abstraction_table(done: Sequence[Done]) -> list[dict[str, Any]]:
 
 
 def guard_table(done: Sequence[Done]) -> list[dict[str, Any]]:
-    """Explored actions by their mean value, against the actor's own."""
+    """Executed actions by the critics' mean value of them, computed anew, against that of the actor's own."""
     rows = []
     for part, method in _pairs(done):
         held = [r["guard"] for r in _of(done, part, method).values() if "guard" in r]
         if held:
             weight = np.array([g["acts"] for g in held])
-            means = {name: float(np.average([g[name] for g in held], weights=weight)) for name in ("never_below", "kept", "gain")}
+            names = [name for name in ("never_below", "kept", "gain") if name in held[0]]
+            means = {name: float(np.average([g[name] for g in held], weights=weight)) for name in names}
             least = min(g["least_gain"] for g in held)
             rows.append({"part": part, "method": method, "acts": int(weight.sum()), **means, "least_gain": least})
     return rows
+
+
+def _ours(held: Sequence[Result], quantity: str) -> dict[str, float | None]:
+    """A figure in AURO's own environment: intervals over seeds, and over users, whose errors add up."""
+    cells = _interval("ours", [r[quantity] for r in held])
+    half = 1.959964 * float(np.hypot.reduce([r[f"{quantity}_users_error"] for r in held])) / len(held)
+    mean = cells["ours"] or 0.0
+    return {**cells, "ours_users_low": mean - half, "ours_users_high": mean + half}
 
 
 def published_table(done: Sequence[Done]) -> list[dict[str, Any]]:
@@ -205,8 +233,8 @@ def published_table(done: Sequence[Done]) -> list[dict[str, Any]]:
             number = told.get((method, quantity))
             row: dict[str, Any] = {"method": method, "quantity": quantity, "published": number and number.value}
             row |= {"certainty": number and number.certainty, "source": number and number.source, "seeds": len(held)}
-            missing = {"ours": None, "ours_low": None, "ours_high": None}
-            rows.append(row | (_interval("ours", [r[quantity] for r in held]) if held else missing))
+            missing = dict.fromkeys(("ours", "ours_low", "ours_high", "ours_users_low", "ours_users_high"))
+            rows.append(row | (_ours(held, quantity) if held else missing))
     return rows
 
 
@@ -221,11 +249,11 @@ def _figures(values: Sequence[float]) -> str:
 
 
 def verdict(done: Sequence[Done]) -> tuple[str, ...]:
-    """What the numbers say, the answer first; each interval is a 95 % one of Student's t over seeds."""
+    """What the numbers say, the answer first; each interval is a 95 % one of Student's t over seeds, but where users are named."""
     differences = {name: over_drifts(done, name, day_1) for name in (*BASELINES, "oracle", "random")}
     if any(len(differences[name]) < 2 for name in BASELINES):
         return ("no verdict: AURO and its baselines need two seeds with all drifts",)
-    words = {name: _word(differences[name]) for name in BASELINES}
+    words, against = {name: _word(differences[name]) for name in BASELINES}, against_table(done)
     won = [name for name in BASELINES if words[name] == "above"]
     lost = [name for name in BASELINES if words[name] == "below"]
     if len(won) == len(BASELINES):
@@ -239,7 +267,10 @@ def verdict(done: Sequence[Done]) -> tuple[str, ...]:
     lines = [f"{answer} (day-1 retention of the frozen policy, N2 to N4, {len(differences['td3'])} seeds)."]
     for name, values in differences.items():
         if len(values) > 1:
-            lines.append(f"AURO is {_word(values)} {_NAMES[name]}: {_figures(values)}.")
+            row = next(r for r in against if r["part"] == "all" and r["auro_less"] == name)
+            low, high = row["day_1_users_low"], row["day_1_users_high"]
+            users = "" if low is None else f"; other users, the same policies: [{low:+.4f}, {high:+.4f}]"
+            lines.append(f"AURO is {_word(values)} {_NAMES[name]}: {_figures(values)}{users}.")
     for name in BASELINES:
         values = over_drifts(done, name, acting)
         lines.append(f"While it learns, AURO is {_word(values)} {_NAMES[name]}: {_figures(values)}.")
@@ -271,9 +302,12 @@ def _part_lines(done: Sequence[Done]) -> list[str]:
         least = min(row["never_below"] for row in guards)
         holds = "holds" if least == 1.0 else "fails"
         acts = sum(row["acts"] for row in guards)
-        lines.append(f"The guard {holds}: {least:.2%} of {acts} explored actions have no lower mean value than the actor's own.")
+        lines.append(f"The guard {holds}: {least:.2%} of {acts} executed actions have no lower mean value than the actor's own.")
     for row in against_table(done):
-        if row["seeds"] > 1 and (row["auro_less"].startswith("auro ") or (row["part"], row["auro_less"]) == ("none", "td3")):
+        told = (
+            row["auro_less"].startswith("auro ") or row["auro_less"] == "supervised" or (row["part"], row["auro_less"]) == ("none", "td3")
+        )
+        if row["seeds"] > 1 and told:
             values = paired(done, row["part"], "auro", row["auro_less"], day_1) if row["part"] != "all" else []
             if values:
                 lines.append(

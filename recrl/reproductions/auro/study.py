@@ -9,21 +9,56 @@ from typing import Any, Final
 
 import torch
 
-from recrl.reproductions.auro.drifting import Drifting, builder
-from recrl.reproductions.auro.learners import ABLATIONS, Budget
+from recrl.algorithms.cem import CEMConfig
+from recrl.reproductions.auro import published
+from recrl.reproductions.auro.drifting import (
+    DEPLOYED,
+    DRIFTS,
+    LEARNT_FROM,
+    LOGGED_SEED,
+    PERIOD,
+    PROBED,
+    SEARCHED_DAYS,
+    Drifting,
+    builder,
+)
+from recrl.reproductions.auro.learners import ABLATIONS, LEARNED, OBJECTIVE, Budget, options_of
 from recrl.reproductions.auro.published import InPublished
 from recrl.reproductions.auro.report import DRIFTED, report
 from recrl.reproductions.study import Asked, Cell, Done, Report, Rounds
 
 PRIMARY: Final = ("oracle", "random", "cem", "td3", "rlur", "auro")
 SECONDARY: Final = {
-    "regimes": ("predicted", *ABLATIONS, "oac", "escp", "rnd", "ddpg", "sac"),
-    "held": ("predicted", *ABLATIONS),
-    "weekly": ("predicted", "auro no phi"),
+    "regimes": ("supervised", "true worth", *ABLATIONS, "oac", "escp", "rnd", "ddpg", "sac"),
+    "held": ("supervised", "true worth", *ABLATIONS),
+    "weekly": ("supervised", "true worth", "auro no phi"),
     "none": ("oracle", "cem", "td3", "auro"),
     "published": ("least", "cem", "td3", "rlur", "auro", "shipped"),
 }
 """Ablations where the drift has switches, the rest of the baselines under N4."""
+
+
+RULES: Final[dict[str, Any]] = {
+    "drifts": DRIFTS,
+    "period_days": PERIOD,
+    "deployed_seed": DEPLOYED,
+    "probe_seed": PROBED,
+    "probed": "requests of the day, whole periods left out",
+    "guard_measured": "mean value of executed actions, recomputed",
+    "logged_seed": LOGGED_SEED,
+    "learnt_from": LEARNT_FROM,
+    "searched_days": SEARCHED_DAYS,
+    "cem": asdict(CEMConfig()),
+    "objective": asdict(OBJECTIVE),
+    "published": {"users": published.USERS, "warmup_steps": published.WARMUP_STEPS, "luck": published.LUCK},
+}
+"""What is fixed for all cells; a change here, or of a learner's options, never mixes with cells from before it."""
+
+
+def options() -> dict[str, Any]:
+    """All options of every learner, by its name."""
+    found = {name: options_of(name, 1) for name in LEARNED}
+    return {name: [asdict(part) for part in one] if isinstance(one, tuple) else asdict(one) for name, one in found.items()}
 
 
 @dataclass(frozen=True)
@@ -50,8 +85,8 @@ class AUROStudy:
         return "auro"
 
     def budget(self) -> dict[str, Any]:
-        """What every cell may spend, and the log behind the simulator."""
-        return {"data": self.data or "toy", **asdict(self.spend)}
+        """What every cell may spend, the log behind the simulator, and every constant and option that decides what a cell holds."""
+        return {"data": self.data or "toy", **asdict(self.spend), "rules": RULES, "learners": options()}
 
     def cells(self) -> Sequence[Cell]:
         """The primary set under each drift, then ablations, further baselines, no drift, and the paper's environment."""
@@ -73,4 +108,4 @@ class AUROStudy:
 
 def study(asked: Asked) -> AUROStudy:
     """The study as asked; the quick form has half the users, five weeks instead of eight and a shorter look at ``phi``."""
-    return AUROStudy(asked, replace(Budget(), users=64, days=35, deployed_users=64, probe_days=20) if asked.quick else Budget())
+    return AUROStudy(asked, replace(Budget(), users=64, days=35, deployed_users=64, probe_days=42) if asked.quick else Budget())
