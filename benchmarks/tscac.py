@@ -72,7 +72,9 @@ def _work(name: str, signals: int, stage: int, kept: int = 10_000) -> Callable[[
     spec = ActionSpec("continuous", (6,)) if vectors else ActionSpec("discrete", choices=ITEMS)
     config = REGISTRY[name].config_type(actor=ActorConfig(EncoderConfig("flat", features=17), (256, 256)), critic_hidden=(256, 256))
     if name != "td3":
-        config = replace(config, stage_one_updates=0 if stage == 2 else 10**9)
+        # of stage one, what follows the clone
+        cloning = {"cloning_share": 1e-12} if name == "tscac" else {}
+        config = replace(config, stage_one_updates=0 if stage == 2 else 10**9, **cloning)
     learner, sampler, done = REGISTRY[name](config, Task(spec, goal), 0), UniformSampler(ring, None, 0), [0]
 
     def update(count: int) -> None:

@@ -6,7 +6,8 @@ r"""What the constrained actor-critics share: a critic a response in one batched
     rho   = min( pi(a|s) / pi_beta(a|s), ratio_clip )      in log space, no gradient
 
 In the first ``stage_one_updates`` updates the policy clones the log by likelihood; the clone is then frozen as ``pi_beta`` and what
-follows starts from it. Where transitions tell their ``behaviour_log_prob`` (collected ones do), nothing is cloned and that is ``pi_beta``.
+follows starts from it. (TSCAC clones in a share of them, and divides by the frozen clone in the others.) Where transitions tell their
+``behaviour_log_prob`` (collected ones do), nothing is cloned and that is ``pi_beta``.
 Weighting the critics' errors by ``rho`` makes ``V_i`` the value of the policy that learns, not of the one that logged.
 
 **Estimated rates**: ``rate_<response> = sum rho r / sum rho`` over the batch, the mean a request under the policy, corrected for the choice
@@ -227,7 +228,7 @@ class ActorCritic:
         return Update({"stage": 2.0, **self._improve(look)})
 
     def _stage_one(self, look: Look) -> dict[str, Any]:
-        """Clone the log; the frozen copy follows, so that it is there when the next stage begins."""
+        """Clone the log; the frozen copy follows, so that it is there when whatever divides by it begins."""
         if look.batch.behaviour_log_prob is not None:
             return {}
         loss = -self._log_prob(self._policy, look).mean()

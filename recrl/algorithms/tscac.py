@@ -4,6 +4,9 @@ Stage one, for each protected response ``i = 2..m``, with ratios ``rho_i = min(p
 
     L_i   = - mean [ rho_i A_i log pi_i(a|s) ] - b mean log pi_i(a|s)
 
+Its updates begin with the clone ``pi_beta``: a share of them (``cloning_share``) fits it alone, then it is frozen, and what divides by it
+starts. Where transitions tell their ``behaviour_log_prob`` nothing is cloned, and all of stage one is the above.
+
 Stage two, for the main response, with the policies of stage one frozen:
 
     pi*(a|s)  prop. to  prod_i pi_i(a|s)^(lambda_i / Lambda)  exp( A_1(s, a) / Lambda ),     Lambda = sum_i lambda_i
@@ -31,6 +34,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil
 from typing import Any, ClassVar
 
 import torch
@@ -46,17 +50,26 @@ from recrl.policies import AnyPolicy
 
 @dataclass(frozen=True)
 class TSCACConfig(ActorCriticConfig):
-    """Options of the constrained actor-critics, and ``multipliers``.
+    """Options of the constrained actor-critics, ``multipliers`` and ``cloning_share``.
 
     Attributes:
         multipliers: ``lambda``: one for all protected responses, or one each in the order of the constraints.
+        cloning_share: of ``stage_one_updates``, spent on the clone of the log before the policies of stage one begin; rounded up.
     """
 
     multipliers: tuple[float, ...] = (1.0,)
+    cloning_share: float = 0.5
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _shares(self.multipliers, len(self.multipliers))
+        if not 0 < self.cloning_share < 1:
+            raise ConfigError(f"cloning_share={self.cloning_share}", where="tscac", mend="give a share between 0 and 1, both excluded")
+
+    @property
+    def cloning_updates(self) -> int:
+        """Updates that fit the clone."""
+        return ceil(self.cloning_share * self.stage_one_updates)
 
 
 def closed_form_policy(aux_log_probs: Any, advantage: Any, lam: float | Sequence[float]) -> Tensor:
@@ -123,15 +136,17 @@ class TSCAC(ActorCritic):
         return self._auxiliaries
 
     def _stage_one(self, look: Look) -> dict[str, Any]:
-        metrics = super()._stage_one(look)
-        if not self._auxiliaries:
-            return metrics
+        cloning = look.batch.behaviour_log_prob is None and self._step <= self.config.cloning_updates
+        if cloning or not self._auxiliaries:
+            return super()._stage_one(look)
+        # the clone is frozen: what divides by it does not move
         log_probs = torch.stack([self._log_prob(aux, look) for aux in self._auxiliaries])  # (m - 1, B)
         ratio = self._ratio(log_probs, self._behaviour_log_prob(look))
         advantage, losses = self._auxiliary_critics.learn(look, look.reward[1:], ratio)
         advantage = self._scaled(self._auxiliary_scale, advantage, look)
         actor_losses = -((ratio * advantage + self.config.imitation) * log_probs).mean(1)
         self._auxiliary_optimiser.descend(actor_losses.sum())
+        metrics: dict[str, Any] = {}
         for k, name in enumerate(self._names[1:]):
             metrics |= {f"critic_loss_{name}": losses[k], f"actor_loss_{name}": actor_losses[k].detach()}
         return metrics

@@ -319,6 +319,180 @@ def test_no_gate_and_no_pull_is_the_main_response_alone():
         assert torch.allclose(p, q, atol=1e-5)
 
 
+@pytest.mark.parametrize("clipped", [True, False])
+def test_an_independent_step_of_ddpg_with_imitation_is_the_same(clipped):
+    """F, written anew with plain matrices and torch's own Adam: lambda = 0 and k = 0, five updates of stage two, to rounding."""
+    spec, rows = small.task("continuous", THREE), batch("continuous")
+    rows = replace(
+        rows, terminated=torch.arange(10) == 4, session_end=torch.arange(10) == 5, truncated=torch.arange(10) == (7 if clipped else 99)
+    )
+    options = {"stage_one_updates": 0, "multipliers": (0.0,), "closeness": 0.0, "imitation": 0.3, "tau": 0.1}
+    learner = TSCACDDPG(TSCACDDPGConfig(actor=TINY, critic_hidden=(8,), **options), spec)
+    main, encode = learner._main, learner.policy().actor.encoder
+    critic = main._critics.critics
+    here, there = encode(rows.observation), encode(rows.next_observation)
+    head = [p.detach().clone().requires_grad_() for p in learner.policy().actor.body.parameters()]
+    value = [p.detach()[0].clone().requires_grad_() for layer in (critic.layers[0], critic.last) for p in (layer.weight, layer.bias)]
+    head_target, value_target = ([p.detach().clone() for p in held] for held in (head, value))
+    assert main._half == 2.5
+
+    def act(w, x):
+        return 0.5 + 2.5 * torch.tanh(torch.relu(x @ w[0].T + w[1]) @ w[2].T + w[3])
+
+    def worth(w, x, action):
+        return (torch.relu(torch.cat([x, action], 1) @ w[0] + w[1]) @ w[2] + w[3])[:, 0]
+
+    of_values, of_actions = torch.optim.Adam(value, 1e-3), torch.optim.Adam(head, 3e-4)
+    known = (~rows.truncated | rows.terminated).float()
+    for _ in range(5):
+        with torch.no_grad():
+            goal = rows.reward[:, 0] + 0.99 * (~rows.terminated).float() * worth(value_target, there, act(head_target, there))
+        of_values.zero_grad()
+        ((known * (goal - worth(value, here, rows.action)) ** 2).sum() / known.sum()).backward()
+        of_values.step()
+        of_actions.zero_grad()
+        chosen = act(head, here)
+        gain = worth(value, here, chosen)
+        (0.3 * ((chosen - rows.action) / 2.5).square().mean() - gain.mean() / gain.detach().abs().mean()).backward()
+        of_actions.step()
+        with torch.no_grad():
+            for target, online in ((value_target, value), (head_target, head)):
+                for p, q in zip(target, online, strict=True):
+                    p += 0.1 * (q - p)
+        learner.update(rows)
+    for p, q in zip(head, learner.policy().actor.body.parameters(), strict=True):
+        assert torch.allclose(p, q, atol=1e-6)
+    assert torch.allclose(value[0], critic.layers[0].weight[0], atol=1e-6)
+
+
+def test_deterministic_targets_end_where_the_user_does_and_discount_as_the_response_says():
+    task, rows = small.task("continuous", THREE), batch("continuous")
+    across = replace(THREE.constraints[1], signal=Signal("click", 1.0, 0.5, 0.2))
+    task = replace(task, objective=replace(THREE, constraints=(THREE.constraints[0], across)))
+    rows = replace(rows, terminated=torch.arange(10) == 4, session_end=(torch.arange(10) == 5) | (torch.arange(10) == 4))
+    stage = Stage(
+        TSCACDDPGConfig(actor=TINY, critic_hidden=(8,)), task, [0, 2], [VectorPolicy(task.action_spec, TINY, task.item_vectors, 0)], 1
+    )
+    reward = rows.reward.T.contiguous()
+    target = stage.target(rows, reward)
+    state = stage._target_critics.encoder(rows.next_observation)
+    following = stage._target_critics(state, stage._targets[0].actor(rows.next_observation))
+    assert target.shape == (2, 10)
+    assert torch.equal(target[:, 4], reward[[0, 2], 4]), "the end of a user drops what follows, session end or not"
+    assert torch.allclose(target[1, 0], reward[2, 0] + 0.5 * following[1, 0]), "within a session"
+    assert torch.allclose(target[1, 5], reward[2, 5] + 0.2 * following[1, 5]), "across sessions"
+    assert torch.allclose(target[0, 5], reward[0, 5] + 0.99 * following[0, 5])
+
+
+def test_deterministic_critics_do_not_touch_each_other():
+    task, rows = small.task("continuous", THREE), batch("continuous")
+    config = TSCACDDPGConfig(actor=TINY, critic_hidden=(8,))
+    first, second = (Stage(config, task, [0, 1, 2], [VectorPolicy(task.action_spec, TINY, task.item_vectors, 0)], 1) for _ in range(2))
+    reward = rows.reward.T.contiguous()
+    other = reward.clone()
+    other[2] = 100.0
+    for _ in range(3):
+        first.learn_values(rows, None, reward)
+        second.learn_values(rows, None, other)
+    for p, q in zip(first._critics.critics.parameters(), second._critics.critics.parameters(), strict=True):
+        assert torch.equal(p[:2], q[:2])
+        assert not torch.equal(p[2], q[2])
+
+
+def gradients(learner, rows, optimiser: str, parameters) -> list[torch.Tensor]:
+    """The gradient with which one update moves parameters by an optimiser."""
+    seen: list[torch.Tensor] = []
+    getattr(learner, optimiser).descend = lambda loss: seen.extend(torch.autograd.grad(loss, parameters))
+    learner.update(rows)
+    return seen
+
+
+def by_hand(policy: ItemPolicy, rows, weight: torch.Tensor) -> list[torch.Tensor]:
+    """``- mean [ weight grad log pi(a|s) ]``, row by row; weights are numbers."""
+    total = [torch.zeros_like(p) for p in policy.parameters()]
+    for k, w in enumerate(weight.tolist()):
+        each = torch.autograd.grad(policy.log_prob(rows.observation, rows.action)[k], list(policy.parameters()))
+        total = [t - w * g / len(weight) for t, g in zip(total, each, strict=True)]
+    return total
+
+
+def ratio_of(policy: ItemPolicy, behaviour: ItemPolicy, rows, clip: float) -> torch.Tensor:
+    with torch.no_grad():
+        return (policy.log_prob(rows.observation, rows.action) - behaviour.log_prob(rows.observation, rows.action)).exp().clamp_max(clip)
+
+
+@pytest.mark.parametrize("clip", [10.0, 1.0])
+def test_ratios_carry_no_gradient(clip):
+    """RCPO's step and those of TSCAC's stage one are ``rho A grad log pi``: with a gradient through ``rho`` they would be another."""
+    rows, spec = batch("item"), small.task("item", THREE)
+    gain = torch.randn(1, 10, generator=torch.Generator().manual_seed(5))
+    same = {"actor": TINY, "critic_hidden": (8,), "standardise": False, "imitation": 0.05, "ratio_clip": clip, "actor_learning_rate": 0.05}
+    rcpo = RCPO(RCPOConfig(**same, stage_one_updates=1), spec)
+    rcpo.update(rows)
+    rcpo._critic.learn = lambda look, reward, ratio: (gain, torch.zeros(1))
+    rcpo.update(rows)  # leaves the clone
+    policy = rcpo.policy()
+    weight = ratio_of(policy, rcpo._behaviour, rows, clip) * gain[0] + 0.05
+    expected = by_hand(policy, rows, weight)
+    for p, q in zip(gradients(rcpo, rows, "_optimiser", list(policy.parameters())), expected, strict=True):
+        assert torch.allclose(p, q, atol=1e-6)
+
+    tscac = TSCAC(TSCACConfig(**same, stage_one_updates=4), spec)
+    for _ in range(2):
+        tscac.update(rows)
+    gains = torch.cat([gain, -gain])
+    tscac._auxiliary_critics.learn = lambda look, reward, ratio: (gains, torch.zeros(2))
+    expected = []
+    for aux, each in zip(tscac.auxiliaries(), gains, strict=True):
+        expected += by_hand(aux, rows, ratio_of(aux, tscac._behaviour, rows, clip) * each + 0.05)
+    found = gradients(tscac, rows, "_auxiliary_optimiser", [p for aux in tscac.auxiliaries() for p in aux.parameters()])
+    for p, q in zip(found, expected, strict=True):
+        assert torch.allclose(p, q, atol=1e-6)
+
+
+def test_the_clone_is_fitted_first_and_then_frozen():
+    """Stage one divides by a clone that no longer moves; its policies do not move while it is fitted; a learner resumes in between."""
+    rows, spec = batch("item"), small.task("item", THREE)
+    learner = TSCAC(TSCACConfig(actor=TINY, critic_hidden=(8,), stage_one_updates=6, cloning_share=0.4), spec)
+    assert learner.config.cloning_updates == 3
+
+    def parameters(policies):
+        return [p.detach().clone() for policy in policies for p in policy.parameters()]
+
+    def same(one, other):
+        return all(torch.equal(p, q) for p, q in zip(one, other, strict=True))
+
+    start = parameters(learner.auxiliaries())
+    for k in range(8):
+        clone, aux, main = (parameters(x) for x in ([learner._behaviour], learner.auxiliaries(), [learner.policy()]))
+        metrics = learner.update(rows).metrics
+        cloning, stage_one = k < 3, 3 <= k < 6
+        assert same(clone, parameters([learner._behaviour])) == (not cloning)
+        assert same(aux, parameters(learner.auxiliaries())) == (not stage_one)
+        assert same(main, parameters([learner.policy()])) == stage_one
+        assert ("cloning_loss" in metrics, "actor_loss_like" in metrics) == (cloning, stage_one)
+        if k == 2:
+            assert same(start, parameters(learner.auxiliaries()))
+            assert same(parameters([learner._behaviour]), parameters([learner.policy()]))
+
+
+def test_a_told_logging_policy_needs_no_clone():
+    rows = replace(batch("item"), behaviour_log_prob=torch.full((10,), -2.0))
+    learner = TSCAC(TSCACConfig(actor=TINY, critic_hidden=(8,), stage_one_updates=4), small.task("item", THREE))
+    assert "actor_loss_like" in learner.update(rows).metrics
+
+
+def test_one_critic_and_fixed_multipliers_are_the_joint_critic():
+    rows, spec = batch("item"), small.task("item", THREE)
+    same = {"actor": TINY, "critic_hidden": (8,), "stage_one_updates": 2}
+    learners = RCPO(RCPOConfig(**same, multipliers=(3.0,)), spec), JointCritic(JointCriticConfig(**same, weights=(3.0,)), spec)
+    for _ in range(6):
+        for learner in learners:
+            learner.update(rows)
+    for p, q in zip(*(learner.policy().parameters() for learner in learners), strict=True):
+        assert torch.allclose(p, q, atol=1e-5)
+
+
 # ---------------------------------------------------------------- baselines, likelihoods, options
 
 
@@ -407,7 +581,7 @@ def test_contracts_with_constraints(kind, learner, options):
 
     def build(device: str):
         one, data = (
-            learner(replace(config, stage_one_updates=1), replace(small.task(kind, THREE), device=device)),
+            learner(replace(config, stage_one_updates=2), replace(small.task(kind, THREE), device=device)),
             transitions_to(rows, device),
         )
         return lambda: one.update(data)
@@ -430,6 +604,7 @@ def test_rewards_of_another_objective_are_refused():
     [
         lambda task: TSCAC(TSCACConfig(multipliers=(1.0, 2.0, 3.0)), task),
         lambda task: TSCACConfig(multipliers=(-1.0,)),
+        lambda task: TSCACConfig(cloning_share=1.0),
         lambda task: TSCACConfig(ratio_clip=0.0),
         lambda task: TSCACConfig(stage_one_updates=-1),
         lambda task: TSCACDDPG(TSCACDDPGConfig(), task),

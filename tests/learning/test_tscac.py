@@ -145,3 +145,24 @@ def test_deterministic_actors_go_where_they_are_pulled():
     assert near.chosen[0] == pytest.approx(near.chosen[1], abs=0.05)
     assert float(near.metrics["distance_like"]) < 0.05 < float(far.metrics["distance_like"])
     assert float(far.metrics["value_watch_seconds"]) == pytest.approx(1.0, abs=0.12)
+
+
+def test_critics_fit_and_actions_follow_the_state_within_their_range():
+    """F: the best action is the first feature less a half; critics' errors fall, actions spread as the best ones do, none is pinned."""
+    rng = torch.Generator().manual_seed(1)
+    x, action = torch.rand(256, 2, generator=rng), torch.rand(256, 1, generator=rng) * 2 - 1
+    best = x[:, :1] - 0.5
+    reward = torch.cat([1 - (action - best) ** 2, 1 - (action + 0.6) ** 2], dim=1)
+    none, seen = torch.zeros(256, dtype=torch.bool), Observation(features=x)
+    rows = Transitions(seen, action, reward, seen, none, none, none)
+    actor = ActorConfig(EncoderConfig("flat", features=2), hidden=(16,))
+    options = TSCACDDPGConfig(actor, (32,), 3e-3, 1e-2, stage_one_updates=150, imitation=0.05, closeness=0.0, multipliers=(0.0,))
+    learner = TSCACDDPG(options, Task(ActionSpec("continuous", (1,)), objective(discount=0.0)))
+    losses = [learner.update(rows).metrics for _ in range(550)]
+    for name, first in (("like", 0), ("watch_seconds", 150), ("like", 150)):
+        assert float(losses[-1 if first else 149][f"critic_loss_{name}"]) < 0.3 * float(losses[first][f"critic_loss_{name}"])
+    with torch.no_grad():
+        chosen = learner.policy().centre(seen)
+    assert float(chosen.std()) > 0.5 * float(best.std())
+    assert float(chosen.abs().max()) < 0.95, "none is pinned to an end of the range"
+    assert float(torch.corrcoef(torch.cat([chosen, best], 1).T)[0, 1]) > 0.9

@@ -1,9 +1,8 @@
 """A log of single items as the TSCAC study uses it: training, choosing options and judging, all from logged rows.
 
 Rows are split by time 70/15/15. States hold what came before a row. The logging policy is a clone fitted on training rows, its number of
-updates chosen by validation rows; item vectors and predicted rewards come from training rows too. Validation rows choose each method's
-option: the most watch time among those that keep every protected response at the log's level, else the one that loses the least. Estimates:
-NCIS with cap 10, SNIPS, DR, with user-clustered intervals and the effective sample size.
+updates chosen by validation rows; item vectors and predicted rewards come from training rows too. Bounds are the training rows' means.
+Validation rows choose each method's option (:func:`chosen`), among those that keep a tenth of the rows effective.
 """
 
 from __future__ import annotations
@@ -19,13 +18,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from offline_eval import DR, NCIS, SNIPS, estimate
-from offline_eval.diagnostics import effective_sample_size
 from recrl.algorithms import REGISTRY
 from recrl.algorithms.task import Learner, Task
-from recrl.core.contracts import ActionSpec, LoggedFeedback, Observation, Transitions
+from recrl.core.contracts import ActionSpec, Observation, Transitions
 from recrl.core.files import atomic_path
-from recrl.core.objective import Objective, Signal
+from recrl.core.objective import Constraint, Objective, Signal
 from recrl.core.torch.views import as_tensor
 from recrl.pipeline.setting import svd_item_vectors
 from recrl.policies.encoders import EncoderConfig, build_encoder
@@ -34,14 +31,16 @@ from recrl.policies.networks import initialise, mlp
 from recrl.policies.vector import ActorConfig
 from recrl.replay.logged import LoggedBuffer
 from recrl.replay.samplers import UniformSampler
+from recrl.reproductions.tscac.estimates import Estimates, Judged, effective_share, picked
 from recrl_datasets import Log, split_by_time
 
-BATCH, CAP, HISTORY, VECTOR_SIZE = 256, 10.0, 20, 32
+BATCH, HISTORY, VECTOR_SIZE = 256, 20, 32
 PROTECTED = ("click", "like", "long_view")
 SIGNALS = ("watch_seconds", *PROTECTED)
 ACTOR = ActorConfig(EncoderConfig(history=HISTORY), hidden=(128, 128))
 Options = Mapping[str, Any]
-Judged = dict[str, dict[str, Any]]
+LEAST_SHARE = 0.1
+"""Of validation rows that must be effective for an option to be chosen: fewer tell nothing that could be held against it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,8 +82,9 @@ class Rows:
             part = np.searchsorted(moments, log.column("timestamp_ms"), side="left")
             train, valid, test = (log.select(part == k) for k in range(3))
         self.log, self.session_rule, self.test_part = log, session_rule, test
-        main = Signal("watch_seconds", 1.0, discount, discount)
-        self.objective = Objective(main).protecting(PROTECTED, discount)
+        signals = [Signal(name, 1.0, discount, discount) for name in SIGNALS]
+        bounds = (Constraint(s, "at_least", max(float(train.column(s.name).mean()), 1e-6)) for s in signals[1:])
+        self.objective = Objective(signals[0], tuple(bounds))
         self.buffer = LoggedBuffer(log, self.objective, history=HISTORY, session_rule=session_rule)
         self.vectors = svd_item_vectors(train, VECTOR_SIZE)
         counts = np.bincount(train.column("item"), minlength=log.n_items)
@@ -101,7 +101,8 @@ class Rows:
         else:
             made = load_file(kept)
         self.behaviour, self.predicted = ({name: made[f"{what}.{name}"] for name in self.parts} for what in ("clone", "reward"))
-        self.logged = {name: self.judged(law, name) for name, law in self.behaviour.items()}
+        self.estimates = {name: Estimates(part, SIGNALS, self.behaviour[name], self.predicted[name]) for name, part in self.parts.items()}
+        self.logged = {name: held.judged(held.logged) for name, held in self.estimates.items()}
 
     def _part(self, view: Log) -> Transitions:
         return self.buffer.gather(self.buffer.rows_of(view, with_next=False))
@@ -149,40 +150,30 @@ class Rows:
 
     def judged(self, law: Tensor, name: str) -> Judged:
         """Estimates of each signal for a policy's law (n, items) over the rows of a part."""
-        part, out = self.parts[name], {}
-        assert part.cluster is not None
-        logged, behaviour = (picked(x, part.action).double().numpy() for x in (law, self.behaviour[name]))
-        value = torch.einsum("ni,nis->ns", law.exp(), self.predicted[name]).double().numpy()
-        own = self.predicted[name][torch.arange(len(part)), part.action].double().numpy()
-        weight = np.minimum(np.exp(logged - behaviour), CAP)
-        effective = effective_sample_size(weight)
-        for k, signal in enumerate(SIGNALS):
-            rows = LoggedFeedback(part.reward[:, k].double().numpy(), logged, behaviour, part.cluster.numpy(), value[:, k], own[:, k])
-            found: dict[str, Any] = {"events": int((part.reward[:, k] > 0).sum()), "effective_rows": effective}
-            for estimator in (NCIS(CAP), SNIPS(), DR()):
-                one = estimate(rows, estimator)
-                found[estimator.name] = {"value": one.value, "lower": one.lower, "upper": one.upper}
-            out[signal] = found
-        return out
+        held = self.estimates[name]
+        return held.judged(held.told(law))
 
     def trained(self, learner: str, options: Sequence[Options], updates: int, seed: int) -> Iterator[Trained]:
-        """Each option of a learner, trained alike; the first stage, which options must leave as it is, is trained once and shared."""
+        """Each option of a learner, trained alike; a first stage that options leave as it is is trained once and shared."""
         kind = REGISTRY[learner]
         sampler = UniformSampler(self.buffer, self.train_rows if learner == "bc" else self._followed, seed)
         two_stages = "stage_one_updates" in kind.config_type.__dataclass_fields__
         half = updates // 2 if two_stages else 0
-        shared: dict[str, Any] = {}
+        stages: dict[Any, dict[str, Any]] = {}
         for option in options:
             more = {"stage_one_updates": half} if two_stages else {}
             one = kind(kind.config_type(actor=ACTOR, **more, **option), self.task, seed)
             metrics: Mapping[str, Any] = {}
-            if shared:
+            # imitation is part of the auxiliaries' losses; a clone has none
+            same = option.get("imitation") if hasattr(one, "auxiliaries") else None
+            shared = stages.get(same)
+            if shared is not None:
                 own = {name: value for name, value in one.state_dict().items() if name == "multipliers"}
                 one.load_state_dict({**deepcopy(shared), **deepcopy(own)})
-            for k in range(half if shared else 0, updates):
+            for k in range(0 if shared is None else half, updates):
                 metrics = one.update(sampler.sample(BATCH, k)).metrics
                 if k + 1 == half:
-                    shared = deepcopy(dict(one.state_dict()))
+                    stages[same] = deepcopy(dict(one.state_dict()))
             aux: Sequence[Any] = one.auxiliaries() if hasattr(one, "auxiliaries") else ()
             yield Trained(option, _items(one.policy()), tuple(aux), {name: float(x) for name, x in metrics.items()})
 
@@ -213,21 +204,23 @@ def _items(policy: Any) -> ItemPolicy:
     return policy
 
 
-def picked(law: Tensor, action: Tensor) -> Tensor:
-    """The entries of ``action`` (n,) in ``law`` (n, items)."""
-    return law.gather(1, action.unsqueeze(1)).squeeze(1)
+def qualified(judged: Sequence[Judged], logged: Judged) -> list[int]:
+    """Options with at least :data:`LEAST_SHARE` of the rows effective (capped weights)."""
+    return [k for k, one in enumerate(judged) if effective_share(one, logged) >= LEAST_SHARE]
 
 
 def chosen(judged: Sequence[Judged], logged: Judged, bound: Literal["value", "upper"] = "upper") -> int:
-    """Which option of a method, by capped NCIS on validation rows alone: the most watch time among those that keep what is protected, else
-    the one that loses the least.
+    """Which option of a method, by capped NCIS on validation rows alone: of those :func:`qualified`, the most watch time among those that
+    keep what is protected, else the one that loses the least. Where none is qualified, the one with the most effective rows.
 
     Args:
         judged: estimates of each option.
         logged: those of the log.
         bound: what must reach the log's level: the ``upper`` end of the interval, so that only a loss beyond it counts, or the ``value``.
     """
-    share = [min(one[s]["ncis"][bound] / max(logged[s]["ncis"]["value"], 1e-12) for s in PROTECTED) for one in judged]
-    watch = [one["watch_seconds"]["ncis"]["value"] for one in judged]
-    keep = [k for k, x in enumerate(share) if x >= 1.0]
-    return max(keep, key=lambda k: watch[k]) if keep else int(np.argmax(share))
+    able = qualified(judged, logged)
+    if not able:
+        return max(range(len(judged)), key=lambda k: effective_share(judged[k], logged))
+    share = {k: min(judged[k][s]["ncis"][bound] / max(logged[s]["ncis"]["value"], 1e-12) for s in PROTECTED) for k in able}
+    keep = [k for k in able if share[k] >= 1.0]
+    return max(keep, key=lambda k: judged[k]["watch_seconds"]["ncis"]["value"]) if keep else max(able, key=lambda k: share[k])

@@ -2,8 +2,8 @@
 
 Part ``simulator``: a known policy logs on a simulated platform (:mod:`recrl.reproductions.tscac.simulator`), every method learns from that
 log alone, and each policy is judged by the lives of fresh users with common luck. Part ``kuairand``, where its files are given: rows of the
-150 videos most viewed in the training part, judged by estimates (:mod:`recrl.reproductions.tscac.rows`). In a cell, a method tries its four
-options with the same updates and seed; validation rows choose one, which is judged once.
+150 videos most viewed in the training part, judged by estimates (:mod:`recrl.reproductions.tscac.rows`). In a cell, a method tries its
+options with the same updates and seed, as many as any other method; validation rows choose one, which is judged once.
 """
 
 from __future__ import annotations
@@ -14,38 +14,52 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 
+from recrl.core.files import atomic_path
 from recrl.reproductions.study import Asked, Cell, Done, Report, Rounds
 from recrl.reproductions.tscac import simulator
-from recrl.reproductions.tscac.kuairand import constants, events, kuairand_rows
+from recrl.reproductions.tscac.estimates import CAP, Told, picked
+from recrl.reproductions.tscac.kuairand import best_constant, constants, events, kuairand_rows
 from recrl.reproductions.tscac.report import report
-from recrl.reproductions.tscac.rows import SIGNALS, Rows, Trained, chosen, picked
-from recrl.reproductions.tscac.supervised import SUPERVISED, click_scores
+from recrl.reproductions.tscac.rows import LEAST_SHARE, SIGNALS, Rows, Trained, chosen, qualified
+from recrl.reproductions.tscac.supervised import SUPERVISED, WEIGHTS, item_scores
 
-TEMPERATURES = (0.1, 0.3, 1.0, 3.0)
 UNTRAINED = "untrained"
 LARGE = 1e6  # a multiplier that leaves stage one alone: the geometric mean of its policies
-APART = {"imitation": 0.2, "ratio_clip": 100.0}
-"""Of TSCAC, chosen by the truth on a simulated log of a seed apart (100): its own defaults lost more watch time."""
+KNOB = (1.0, 1 / 4, 4.0, 1 / 16)
+"""Four values of each learner's own knob in steps of four, of a middle of its own."""
+IMITATION = (0.2, 0.02, 2.0)
+"""The middle goes with each value of the knob, the ends with its middle."""
+TEMPERATURES = (0.3, 1.0, 0.1, 3.0, 0.03, 10.0)
+"""Six in steps of about three, for policies that draw by a softmax of scores that are learned once."""
+
+
+def _grid(name: str, middle: float, several: bool = True, **fixed: Any) -> tuple[dict[str, Any], ...]:
+    """Six options: four of a knob and two more of ``imitation``, the same reach around the middle for every learner."""
+    tried = [(x, IMITATION[0]) for x in KNOB] + [(1.0, x) for x in IMITATION[1:]]
+    return tuple({name: (middle * x,) if several else middle * x, "imitation": imitation, **fixed} for x, imitation in tried)
+
 
 PRIMARY: dict[str, tuple[str, tuple[dict[str, Any], ...]]] = {
-    "bc": ("bc", tuple({"learning_rate": x} for x in (3e-4, 1e-3, 3e-3, 1e-2))),
-    "tscac": ("tscac", tuple({"multipliers": (x,), **APART} for x in (0.4, 0.8, 0.2, 1.6))),
-    "rcpo multi-critic": ("rcpo", tuple({"critics": "separate", "multipliers": (x,)} for x in (4.0, 8.0, 2.0, 16.0))),
-    "joint critic": ("joint_critic", tuple({"weights": (5.0,), "imitation": x} for x in (0.03, 0.3, 0.003, 1.0))),
+    "bc": ("bc", tuple({"learning_rate": x} for x in (1e-3, 3e-3, 3e-4, 1e-2, 1e-4, 3e-2))),
+    "tscac": ("tscac", _grid("multipliers", 0.4)),
+    "rcpo multi-critic": ("rcpo", _grid("multipliers", 4.0, critics="separate")),
+    "joint critic": ("joint_critic", _grid("weights", 4.0)),
 }
 SECONDARY: dict[str, tuple[str, tuple[dict[str, Any], ...]]] = {
-    "rcpo": ("rcpo", tuple({"multipliers": (x,)} for x in (4.0, 8.0, 2.0, 16.0))),
-    "pareto": ("pareto", tuple({"imitation": x} for x in (0.003, 0.03, 0.3, 1.0))),
-    "stage one alone": ("tscac", ({"multipliers": (LARGE,), **APART},)),
+    "rcpo learned": ("rcpo", _grid("multiplier_learning_rate", 0.2, several=False, multipliers=(4.0,))),
+    "pareto": ("pareto", tuple({"imitation": x} for x in (0.2, 0.02, 2.0, 0.06, 0.6, 0.006))),
+    "stage one alone": ("tscac", tuple({"multipliers": (LARGE,), "imitation": x} for x in IMITATION)),
     UNTRAINED: ("tscac", ({},)),
 }
 QUERIES = ("tscac_ddpg", "ddpg", "sac", "awac", "cql", "iql", "bcq")
-"""Learners of vectors: the action is matched with item vectors."""
+"""Learners of vectors, with their defaults: the action is matched with item vectors."""
 
 METHODS = {**PRIMARY, **SECONDARY}
+ASIDE = ("logged", "bc", "tscac")
+"""What policies are set beside on KuaiRand rows, users paired; and the constant policy."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +68,7 @@ class Budget:
 
     Attributes:
         updates: of each option, the half of them in stage one where there are two.
-        options: options tried of each method.
+        options: options tried of each method (of controls, what they have).
         clone_updates: of the estimated logging policy and of the reward predictions.
         users: whose simulated log is learned from.
         days: that the log lasts, and the lives that judge.
@@ -63,7 +77,7 @@ class Budget:
     """
 
     updates: int = 600
-    options: int = 4
+    options: int = 6
     clone_updates: int = 400
     users: int = 1_000
     days: int = 14
@@ -84,8 +98,11 @@ class TSCACStudy:
     paper: str = "tscac"
 
     def budget(self) -> dict[str, Any]:
-        """What every cell may spend and is asked."""
-        return asdict(self.budget_of)
+        """What every cell may spend and is asked: with the options of each method, and the rule that chooses."""
+        grids = {name: [learner, [dict(option) for option in options]] for name, (learner, options) in METHODS.items()}
+        scored = {name: list(TEMPERATURES) for name in (*QUERIES, *SUPERVISED)}
+        rule = {"estimator": "ncis", "cap": CAP, "bound": "upper", "least_effective_share": LEAST_SHARE, "bc": "likelihood"}
+        return {**asdict(self.budget_of), "grids": grids, "temperatures": scored, "weights": dict(WEIGHTS), "choice": rule}
 
     def cells(self) -> Sequence[Cell]:
         """The primary set, then what stands beside it, then controls."""
@@ -100,7 +117,8 @@ class TSCACStudy:
         """The log of a part and seed, and who judges a policy."""
         if part == "kuairand":
             assert self.asked.root is not None
-            return _Kuairand(self.budget_of, kuairand_rows(self.asked.root, self.asked.stores, self.budget_of.clone_updates, folder))
+            rows = kuairand_rows(self.asked.root, self.asked.stores, self.budget_of.clone_updates, folder)
+            return _Kuairand(self.budget_of, rows, folder)
         return _Simulated(self.budget_of, seed, self.asked.stores, folder)
 
     def report(self, done: Sequence[Done]) -> Report:
@@ -127,40 +145,71 @@ def _tried(rows: Rows, cell: Cell, budget: Budget) -> Iterator[Trained]:
     return rows.trained(learner, options[: budget.options], 0 if cell.method == UNTRAINED else budget.updates, cell.seed)
 
 
-def _choice(rows: Rows, cell: Cell, laws: Sequence[torch.Tensor]) -> tuple[int, int, list[dict[str, Any]]]:
-    """Which option, by validation rows alone: cloning by its likelihood, the others by estimates. With the choice by estimates that ignore
-    their intervals, and the estimates.
+@dataclass(frozen=True)
+class _Choice:
+    """Which option, by validation rows alone: cloning by its likelihood, the others by estimates; the same by estimates that ignore their
+    intervals; how many options had enough effective rows; and the estimates of each.
     """
-    judged = [rows.judged(law, "validation") for law in laws]
-    logged = rows.parts["validation"].action
-    seen = [{s: one[s]["ncis"] for s in SIGNALS} for one in judged]
-    if cell.method == "bc":
-        best = int(np.argmax([float(picked(law, logged).mean()) for law in laws]))
-        return best, best, seen
-    return chosen(judged, rows.logged["validation"]), chosen(judged, rows.logged["validation"], "value"), seen
+
+    best: int
+    by_value: int
+    qualified: int
+    seen: list[dict[str, Any]]
+
+
+def _choice(rows: Rows, cell: Cell, laws: Sequence[torch.Tensor]) -> _Choice:
+    judged, logged = [rows.judged(law, "validation") for law in laws], rows.logged["validation"]
+    seen, able = [{s: one[s]["ncis"] for s in SIGNALS} for one in judged], qualified(judged, logged)
+    if cell.method == "bc" and able:
+        fit = {k: float(picked(laws[k], rows.parts["validation"].action).mean()) for k in able}
+        best = max(able, key=lambda k: fit[k])
+        return _Choice(best, best, len(able), seen)
+    return _Choice(chosen(judged, logged), chosen(judged, logged, "value"), len(able), seen)
 
 
 class _Kuairand:
-    """Cells on KuaiRand rows."""
+    """Cells on KuaiRand rows; what estimates need of each chosen policy is kept, so that later ones are set beside it."""
 
-    def __init__(self, budget: Budget, rows: Rows) -> None:
+    def __init__(self, budget: Budget, rows: Rows, folder: Path) -> None:
         self._budget, self._rows = budget, rows
+        self._folder = folder / f"policies-{rows.log.content_hash[:16]}"
 
     def __call__(self, cell: Cell) -> dict[str, Any]:
-        rows = self._rows
+        rows, held = self._rows, self._rows.estimates["test"]
         if cell.method == "logged":
             return {"test": rows.logged["test"], "events": events(rows), "rows": rows.counts, "constants": constants(rows)}
         tried = list(self._tried(cell))
-        best, _, seen = _choice(rows, cell, [laws["validation"] for _, _, laws in tried])
-        options = [{"option": dict(option), "validation": value} for (option, _, _), value in zip(tried, seen, strict=True)]
-        _, metrics, laws = tried[best]
-        return {"chosen": best, "tried": options, "metrics": dict(metrics), "test": rows.judged(laws["test"], "test")}
+        found = _choice(rows, cell, [laws["validation"] for _, _, laws in tried])
+        options = [{"option": dict(option), "validation": value} for (option, _, _), value in zip(tried, found.seen, strict=True)]
+        _, metrics, laws = tried[found.best]
+        mine = held.told(laws["test"])
+        with atomic_path(self._file(cell)) as temporary:
+            save_file({"logged": mine.logged.contiguous(), "value": mine.value.contiguous()}, temporary)
+        # a method is set beside those that come before it
+        before = ASIDE[: ASIDE.index(cell.method)] if cell.method in ASIDE else ASIDE
+        above = {name: held.gains(mine, self._held(name, cell.seed)) for name in before}
+        above["constant"] = held.gains(mine, held.always(best_constant(rows)))
+        judged = {"test": held.judged(mine), "above": above}
+        return {"chosen": found.best, "qualified": found.qualified, "tried": options, "metrics": dict(metrics), **judged}
+
+    def _file(self, cell: Cell) -> Path:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        return self._folder / f"{Path(cell.file).stem}.safetensors"
+
+    def _held(self, method: str, seed: int) -> Told:
+        """What estimates need of a method's chosen policy: made again where it is not there."""
+        if method == "logged":
+            return self._rows.estimates["test"].logged
+        cell = Cell("kuairand", method, seed)
+        if not self._file(cell).is_file():
+            self(cell)
+        return Told(**load_file(self._file(cell)))
 
     def _tried(self, cell: Cell) -> Iterator[tuple[Mapping[str, Any], Mapping[str, float], dict[str, torch.Tensor]]]:
         """Each option with its metrics and its laws over the rows of the parts."""
         rows, budget = self._rows, self._budget
         if cell.method in SUPERVISED:
-            scores = click_scores(cell.method, rows, budget.updates, cell.seed)
+            scores = item_scores(cell.method, rows, budget.updates, cell.seed)
             for x in TEMPERATURES[: budget.options]:
                 yield {"temperature": x}, {}, {name: torch.log_softmax(score / x, 1) for name, score in scores.items()}
             return
@@ -181,13 +230,16 @@ class _Simulated:
         if cell.method == "logged":
             return {"truth": self._truth(simulator.logging_policy(self._world)), "rows": self._rows.counts}
         tried = list(_tried(self._rows, cell, self._budget))
-        best, by_value, seen = _choice(self._rows, cell, [self._rows.law(one.policy, "validation") for one in tried])
-        options: list[dict[str, Any]] = [{"option": dict(one.option), "validation": value} for one, value in zip(tried, seen, strict=True)]
+        found = _choice(self._rows, cell, [self._rows.law(one.policy, "validation") for one in tried])
+        options: list[dict[str, Any]] = [
+            {"option": dict(one.option), "validation": value} for one, value in zip(tried, found.seen, strict=True)
+        ]
         # every lambda is judged, to show its direction; of other methods, the chosen options alone
-        for k in range(len(tried)) if cell.method == "tscac" else {best, by_value}:
+        for k in range(len(tried)) if cell.method == "tscac" else {found.best, found.by_value}:
             options[k] |= {"truth": self._truth(tried[k].policy), "divergence": self._divergence(tried[k])}
-        judged = {"truth": options[best]["truth"], "truth_by_value": options[by_value]["truth"]}
-        return {"chosen": best, "chosen_by_value": by_value, "tried": options, "metrics": dict(tried[best].metrics), **judged}
+        judged = {"truth": options[found.best]["truth"], "truth_by_value": options[found.by_value]["truth"]}
+        numbers = {"chosen": found.best, "chosen_by_value": found.by_value, "qualified": found.qualified}
+        return {**numbers, "tried": options, "metrics": dict(tried[found.best].metrics), **judged}
 
     def _truth(self, policy: Any) -> dict[str, float]:
         return simulator.truth(self._world, policy, self._budget.judging_users, self._seed)
