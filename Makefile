@@ -22,7 +22,7 @@ export NO_MKDOCS_2_WARNING := 1
 .PHONY: demo test check bench peers dashboard docs setup
 
 demo: setup
-	$(BIN)/recrl demo --runs $(RUNS) $(ARGS)
+	RECRL_MAKE=1 $(BIN)/recrl demo --runs $(RUNS) $(ARGS)
 
 test: setup
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal $(TESTS) $(ARGS)

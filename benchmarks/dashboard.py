@@ -6,8 +6,8 @@ server that has just started (`first`) and once more (`again`): until its headin
 figure is drawn (`whole`), in milliseconds of the clock; beside them the server's own core-milliseconds. Then one control of the page
 is changed some times: from the click, as the page clocks it, until the page changes no more (`whole`), with the core-milliseconds of
 the server and of the browser's main thread, which hang less on what else the machine does; the least of each. Memory is the server's
-highest. The ratios are of a cold read of the curves, and of one user's rows, to a plain polars
-scan of the same files in this process.
+highest. The ratios are of a cold read of the curves, of one user's rows, and of what the server does for a change (`ratio`: drawing and
+sending included), to a plain polars scan (`scan`) of the same rows of the same files in this process.
 
 python benchmarks/dashboard.py --json
 python benchmarks/dashboard.py --pages estimates a/b
@@ -48,18 +48,23 @@ from tests.dashboard.make_run import all_tables, make_run
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 DAY_MS = 86_400_000
+SIMULATED = "what-if-1"
 PAGES = {
     "home": ("", "recrl", None),
     "data": ("data", "Data", None),
-    "one user": ("data?timeline=true", "Data", ("Filled dots", "click")),
-    "training": ("training", "Training", None),
-    "estimates": ("estimates", "Off-policy estimates", ("Signal", "click")),
+    "one user": ("data?timeline=true", "Data", "Filled dots"),
+    "cohorts": ("data?cohorts=true", "Data", "Users by"),
+    "training": ("training?metrics=metric+0&metrics=metric+1", "Training", "Metrics"),
+    "estimates": ("estimates", "Off-policy estimates", "Signal"),
     "simulator": ("simulator", "Simulator", None),
-    "a/b": ("ab", "A/B in the simulator", ("Scenario of the simulator", "weaker response")),
-    "a/b days": ("ab?view=Day+by+day", "A/B in the simulator", ("By day", "requests per user")),
-    "plan": ("plan", "Plan an A/B test", ("Deviation from", "day 1 retention")),
-    "compare": ("compare?view=Training", "Compare", ("Metric", "metric 3")),
+    "what if": ("simulator?view=What+if", "Simulator", "Filled dots"),
+    "a/b": ("ab", "A/B in the simulator", "Scenario of the simulator"),
+    "a/b days": ("ab?view=Day+by+day", "A/B in the simulator", "By day"),
+    "plan": ("plan", "Plan an A/B test", "Deviation from"),
+    "compare": ("compare?view=Training", "Compare", "Metric"),
 }
+"""Address, heading, and the control that is changed."""
+
 WORDS = """heading => [...document.querySelectorAll('h1')].some(h => h.innerText === heading)
   && document.querySelector('[data-testid=stMain]').innerText.length > heading.length + 150"""
 WHOLE = """() => document.querySelector('[data-testid=stApp][data-test-script-state=notRunning]')
@@ -74,7 +79,7 @@ WATCH = """() => {
   new MutationObserver(now).observe(document.querySelector('[data-testid=stMain]'),
     {subtree: true, childList: true, attributes: true, characterData: true});
 }"""
-_TURNS, _SETTLED_MS = 4, 700
+_TURNS, _SETTLED_MS, _SCANS = 4, 700, 7
 FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking")
 
 
@@ -89,6 +94,8 @@ def make_root(folder: Path, rows: int, runs: int, metric_rows: int) -> Path:
     big = make_run(root / "big", tables={name: frame for name, frame in described.items() if name in all_tables()})  # type: ignore[misc]
     write_json(big.path / "config.json", {**read_json(big.path / "config.json"), "data": "mine", "session_rule": "day"})
     write_json(big.path / "environment.json", {**read_json(big.path / "environment.json"), "data_hash": store.content_hash})
+    write_json(big.artifact("simulator/world.json"), {"retention": {"eta_s_estimate": 0.75}})
+    rd.from_frame(log(max(rows // 100, 1_000)), SIMULATED, stores=folder / "stores")
     shutil.rmtree(big.path / "metrics")
     for k in range(4):
         metrics(big, f"train-learner_{k}", int(0.8 * metric_rows / 4), parts=20)
@@ -194,7 +201,7 @@ def change(page: Page, pid: int, name: str) -> dict[str, float] | None:
         options = page.get_by_role("option")
         # a list that opens while the page still moves below it moves too, or closes
         while options.count() == 0:
-            page.get_by_role("combobox", name=control[0]).first.click()
+            page.get_by_role("combobox", name=control).first.click()
             page.wait_for_timeout(400)
         others = [k for k in range(options.count()) if options.nth(k).get_attribute("aria-selected") != "true"]
         box = options.nth(others[turn % len(others)]).bounding_box()
@@ -231,6 +238,37 @@ def in_browser(folder: Path, pages: Sequence[str]) -> dict[str, Any]:
             found["server_mb"] = highest_mb(pid)
         chromium.close()
     return found
+
+
+def scans(folder: Path) -> dict[str, Callable[[], Any]]:
+    """For each page with a change: a plain scan of the rows that it shows."""
+    runs, log_file = folder / "runs", folder / "stores" / "mine" / "log.parquet"
+
+    def rows(path: Path, **wanted: Any) -> pl.DataFrame:
+        return pl.scan_parquet(path).filter(*(pl.col(name) == value for name, value in wanted.items())).collect()
+
+    def table(name: str, **wanted: Any) -> pl.DataFrame:
+        return rows(runs / "big" / "artifacts" / f"{name}.parquet", **wanted)
+
+    def curve(*names: str) -> pl.DataFrame:
+        parts = [part for run in names for part in sorted((runs / run / "metrics").glob("*/part-*.parquet"))]
+        return pl.scan_parquet(parts).filter(pl.col("name") == "metric_3").group_by("step").agg(pl.col("value").mean()).collect()
+
+    def cohorts() -> pl.DataFrame:
+        sums = {"rows": pl.len(), "given": (pl.col("long_view") > 0).sum(), "first_ms": pl.col("timestamp_ms").min()}
+        return pl.scan_parquet(log_file).filter(pl.col("is_duplicate") == 0).group_by("user").agg(**sums).collect()
+
+    return {
+        "one user": lambda: rows(log_file, user=0),
+        "cohorts": cohorts,
+        "training": lambda: curve("big"),
+        "estimates": lambda: table("estimates", signal="click"),
+        "what if": lambda: rows(folder / "stores" / SIMULATED / "log.parquet", user=0),
+        "a/b": lambda: table("ab_metrics", scenario="fitted"),
+        "a/b days": lambda: table("ab_daily", metric="requests_per_user"),
+        "plan": lambda: table("ab_metrics", metric="day_1_retention"),
+        "compare": lambda: curve("big", "small-0-seed0"),
+    }
 
 
 def in_process(folder: Path) -> dict[str, float]:
@@ -288,6 +326,10 @@ def main() -> None:
         found: dict[str, Any] = {"load": load, "reads": in_process(folder.absolute())}
         if not options.no_browser:
             found["pages"] = in_browser(folder.absolute(), options.pages)
+            for name, scan in scans(folder.absolute()).items():
+                if turned := found["pages"].get(name, {}).get("change"):
+                    turned["scan"] = least(scan, _SCANS)
+                    turned["ratio"] = turned["server"] / turned["scan"]
     if options.json:
         print(json.dumps(found))
         return

@@ -6,16 +6,22 @@ from functools import partial
 
 import streamlit as st
 
-from dashboards import queries
+from dashboards import queries, show
 from dashboards.formats import clip
 from dashboards.pages import ab, compare, data, estimates, home, label, plan, simulator, training
 
 _CHOICE = "run-choice"
+_ON_ACCENT = """<style>
+[data-testid="stBaseButton-primary"], [data-testid="stBaseButton-primaryFormSubmit"],
+[data-testid="stMultiSelect"] [data-tag] {color: light-dark(#ffffff, #101218) !important}
+</style>"""
+"""Ink on the accent: in the dark, white on it is too pale, and an accent that bears white is too dark for words of its own colour."""
 
 
 def main() -> None:
     """Draw the sidebar and the page."""
     st.set_page_config(page_title="recrl", page_icon="📈", layout="wide")
+    st.html(_ON_ACCENT)
     pages = [
         st.Page(data.page, title="Data", icon=":material/database:", url_path="data"),
         st.Page(training.page, title="Training", icon=":material/show_chart:", url_path="training"),
@@ -28,13 +34,24 @@ def main() -> None:
     ]
     start = st.Page(partial(home.page, pages), title="Home", icon=":material/home:", url_path="home", default=True)
     page = st.navigation([start, *pages])
-    choose_run()
+    known = _states()
+    choose_run([name for name, _ in known])
     page.run()
+    st.fragment(partial(watch, known), run_every=show.REFRESH_SECONDS)()
 
 
-def choose_run() -> None:
+def watch(known: list[tuple[str, str]]) -> None:
+    """Draw the page anew where a run came, went, began, ended or was killed, whoever did it."""
+    if _states() != known:
+        st.rerun()
+
+
+def _states() -> list[tuple[str, str]]:
+    return [(run.name, run.state) for run in queries.list_runs(queries.runs_root())]
+
+
+def choose_run(names: list[str]) -> None:
     """The sidebar's run; the URL's ``run`` parameter is the one truth, kept from page to page."""
-    names = [run.name for run in queries.list_runs(queries.runs_root())]
     # a click on a page empties the URL's parameters
     wanted = st.query_params.get("run") or st.session_state.get("run") or (names[0] if names else None)
     if wanted is None:

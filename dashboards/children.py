@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import IO, Any
 
@@ -91,7 +93,7 @@ class Child:
     @property
     def shown(self) -> str:
         """The command as one types it."""
-        return " ".join(("recrl", *self.command))
+        return shlex.join(("recrl", *self.command))
 
 
 def _size(file: IO[bytes]) -> int:
@@ -113,33 +115,40 @@ def start(run: Path, command: Sequence[str], *, asks: bool = False) -> Child:
 
     One that ``asks`` takes :meth:`Child.reply`, and may go on with a run that it began.
 
-    **Errors**: :class:`ConfigError` where the folder exists, or two commands are at work.
+    **Errors**: :class:`ConfigError` where the folder exists, a command is at work on it, or two are at work.
     """
     with _LOCK:
+        if (last := _CHILDREN.get(run)) is not None and last.running:
+            raise ConfigError(f"a command is at work on {run.name!r:.80}", where="run", mend="wait for it, or stop it")
         # one that asks mostly waits for a person
         at_work = [child for child in _CHILDREN.values() if child.running and (child.process.stdin is not None) == asks]
         if len(at_work) >= MOST_AT_WORK:
             raise ConfigError(f"{len(at_work)} commands are at work", where="dashboard", mend="wait for one, or stop it")
         if run.exists() and not asks:
             raise ConfigError(f"a run {run.name!r:.80} exists", where="run", mend="choose another name")
-        words = (*command, "--json")
         out, err = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115 - they live as long as the child
         # a group of its own: the server's Ctrl-C is not the child's, and the child's reaches its workers
         process = subprocess.Popen(
-            [sys.executable, "-m", "recrl.cli", *words],
+            [sys.executable, "-m", "recrl.cli", *command, "--json"],
             stdin=subprocess.PIPE if asks else subprocess.DEVNULL,
             stdout=out,
             stderr=err,
             env={**os.environ, "PYTHONUTF8": "1"},
             start_new_session=True,
         )
-        child = Child(run, words, process, out, err)
+        child = Child(run, tuple(command), process, out, err)
         _CHILDREN.pop(run, None)
         _CHILDREN[run] = child
         return child
 
 
-def of(root: Path) -> list[Child]:
-    """Children whose runs lie in ``root``, the newest first."""
+def free_name(root: Path, prefix: str) -> str:
+    """The first of ``PREFIX1``, ``PREFIX2``, ... that no folder of ``root`` has, and no command started from here."""
+    # a command takes seconds to make its folder
+    return next(name for k in count(1) if (path := root / (name := f"{prefix}{k}")) not in _CHILDREN and not path.exists())
+
+
+def of(root: Path, verb: str) -> list[Child]:
+    """Commands ``recrl VERB`` whose runs lie in ``root``, the newest first."""
     with _LOCK:
-        return [child for run, child in reversed(_CHILDREN.items()) if run.parent == root]
+        return [child for run, child in reversed(_CHILDREN.items()) if run.parent == root and child.command[0] == verb]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 
 import polars as pl
 
 from recrl.core.behaviours import BEHAVIOURS
+from recrl_datasets.describe import share_bounds
 from recrl_datasets.store import Store, open_store
 
+_Z95 = 1.959963984540054
 ACTIVITY, FIRST_WEEK = "activity", "week of the first visit"
 MOST_GROUPS = 12
 _THIRDS = ("rare", "usual", "frequent")
@@ -29,7 +32,10 @@ def signals(store: Store) -> list[str]:
 
 
 def rates(store: Store, by: str, signal: str) -> pl.DataFrame:
-    """Rate of ``signal`` in each cohort: ``cohort, users, rows, rate, lower, upper``; 95 % intervals over users."""
+    """Rate of ``signal`` in each cohort: ``cohort, users, rows, rate, lower, upper``; 95 % intervals over users.
+
+    Intervals are those of ``recrl data describe``: rows of one user are taken as dependent, ends lie in 0..1, one user has none.
+    """
     users = _by_user(str(store.path), store.content_hash, signal)
     if by == ACTIVITY:
         place = pl.col("rows").rank("ordinal") * 3 // (pl.len() + 1)
@@ -45,14 +51,20 @@ def rates(store: Store, by: str, signal: str) -> pl.DataFrame:
         feature = store.users.select(pl.int_range(pl.len(), dtype=pl.Int64).alias("user"), pl.col(by).alias("order"))
         grouped = users.join(feature, on="user").with_columns(cohort=pl.col("order").cast(pl.String).fill_null("not known"))
     rate = pl.col("given").sum() / pl.col("rows").sum()
-    error = (pl.col("given") - rate * pl.col("rows")).pow(2).sum().sqrt() / pl.col("rows").sum()
-    found = grouped.group_by("cohort").agg(pl.col("order").first(), users=pl.len(), total=pl.col("rows").sum(), rate=rate, error=error)
-    ends = {"lower": pl.col("rate") - 1.96 * pl.col("error"), "upper": pl.col("rate") + 1.96 * pl.col("error")}
-    return (
-        found.sort("order", nulls_last=True)
-        .with_columns(**ends)
-        .select("cohort", "users", pl.col("total").alias("rows"), "rate", "lower", "upper")
+    squares = (pl.col("given") - rate * pl.col("rows")).pow(2).sum()
+    found = grouped.group_by("cohort").agg(pl.col("order").first(), users=pl.len(), total=pl.col("rows").sum(), rate=rate, squares=squares)
+    found = found.sort("order", nulls_last=True)
+    ends = [_ends(*row) for row in found.select("rate", "squares", "total", "users").iter_rows()]
+    return found.select("cohort", "users", pl.col("total").alias("rows"), "rate").with_columns(
+        pl.Series(name, [pair[k] for pair in ends], dtype=pl.Float64) for k, name in enumerate(("lower", "upper"))
     )
+
+
+def _ends(rate: float, squares: float, rows: int, users: int) -> tuple[float, float]:
+    """The interval that `recrl data describe` gives a rate; of a single user none."""
+    if users < 2:
+        return math.nan, math.nan
+    return share_bounds(rate, _Z95 * math.sqrt(squares * users / (users - 1)) / rows, users)
 
 
 @lru_cache(maxsize=16)
@@ -60,4 +72,5 @@ def _by_user(folder: str, _content: str, signal: str) -> pl.DataFrame:
     """Rows, rows with the signal and first row of each user; read once a content and signal."""
     scan = open_store(folder).scan().filter(pl.col("is_duplicate") == 0)
     sums = {"rows": pl.len(), "given": (pl.col(signal) > 0).sum(), "first_ms": pl.col("timestamp_ms").min()}
-    return scan.group_by("user").agg(**sums).select(pl.all().cast(pl.Int64)).collect()
+    # in the store's order, so that ties fall the same way each time
+    return scan.group_by("user").agg(**sums).select(pl.all().cast(pl.Int64)).sort("user").collect()

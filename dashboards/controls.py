@@ -24,9 +24,13 @@ def choice(
     return found
 
 
-def choices(label: str, options: Sequence[str], key: str, *, default: Sequence[str], shown: Callable[[str], str] = clip) -> list[str]:
-    """Some of ``options``, in their order."""
-    found = st.multiselect(label, options, default=list(default), key=key, format_func=_told_apart(options, shown), bind="query-params")
+def choices(
+    label: str, options: Sequence[str], key: str, *, default: Sequence[str], most: int | None = None, shown: Callable[[str], str] = clip
+) -> list[str]:
+    """Some of ``options``, in their order; beyond ``most`` the control refuses more, and says so."""
+    found = st.multiselect(
+        label, options, default=list(default), key=key, format_func=_told_apart(options, shown), max_selections=most, bind="query-params"
+    )
     return [option for option in options if option in found]
 
 

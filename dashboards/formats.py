@@ -71,6 +71,11 @@ def quantity(value: float | None, unit: str) -> str:
     return number(value) if unit in {"", "0 to 1"} or value is None else f"{number(value)}{_GAP}{unit}"
 
 
+def between(lower: float | None, upper: float | None, unit: str) -> str:
+    """The ends of a value's interval with its unit, which words follow once: ``3.312 to 3.568 a session``."""
+    return f"{quantity(lower, unit).removesuffix(f'{_GAP}{unit}')} to {quantity(upper, unit)}"
+
+
 def is_share(name: str) -> bool:
     """Whether a signal or metric reads as per cent."""
     return name in BEHAVIOURS or name.endswith(("_share", "_rate", "retention"))

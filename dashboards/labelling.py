@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +16,11 @@ from recrl.core.runs import RunFolder
 
 SIMULATED = "simulated users"
 PROMPT = "better? "
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _PAIR = re.compile(r"^pair (\d+) of (\d+)$", re.MULTILINE)
 _SIDE = re.compile(r"^  \[([12])\]  user (\S+)$")
-_SESSION = re.compile(r"^ +(\d+) requests  (\S+) +(.*?)  (back after [\d.]+ days|goes on)$")
-_SIGNAL = re.compile(r"([a-z_]+) (-?[\d.]+)")
+# bars only: a page sets them into a table, whose cells are markup
+_SESSION = re.compile(r"^ +(\d{1,9}) requests  ([·▂▃▄▅▆▇█]+) +(.*?)  (back after \d{1,9}\.\d days|goes on)$", re.ASCII)
+_SIGNAL = re.compile(r"([a-z_]+) (-?\d+\.\d+)", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -59,12 +58,8 @@ class Request:
 
 
 def stores() -> list[str]:
-    """Prepared logs, by name."""
-    root = Path(os.environ.get("RECRL_STORES") or "stores")
-    try:
-        return sorted(entry.name for entry in root.iterdir() if _NAME.fullmatch(entry.name) and (entry / "manifest.json").is_file())
-    except OSError:
-        return []
+    """Prepared logs whose timelines can be labelled, by name."""
+    return queries.stores()
 
 
 def command(root: Path, asked: Request) -> list[str]:
@@ -72,12 +67,12 @@ def command(root: Path, asked: Request) -> list[str]:
 
     **Errors**: :class:`ConfigError` for a name that is no plain one, and for a log that is not here.
     """
-    if not _NAME.fullmatch(asked.name):
+    if not queries.PLAIN_NAME.fullmatch(asked.name):
         raise ConfigError("a run's name is made of letters, digits, dots, dashes", where="Name of the run", mend="say, my-labels")
     if asked.source == SIMULATED:
         source = [f"--simulated={asked.users}"]
-    elif asked.source in stores():
-        source = [f"--data={asked.source}", f"--stores={Path(os.environ.get('RECRL_STORES') or 'stores').absolute()}"]
+    elif asked.source in queries.stores():
+        source = [f"--data={asked.source}", f"--stores={queries.stores_root()}"]
     else:
         raise ConfigError(f"no prepared log {asked.source!r:.80}", where="Timelines of", mend="`recrl data prepare` makes one")
     sizes = [f"--pairs={asked.pairs}", f"--within={asked.within}", f"--windows.length={asked.length}", f"--windows.stride={asked.length}"]
@@ -142,9 +137,10 @@ def answers(run: RunFolder) -> dict[str, int] | None:
     """Answers that lie in a run's folder by kind; ``None`` where there are none to read."""
     path = run.path / "artifacts" / "preferences.parquet"
     try:
+        queries.confine(run, path)
         metadata = pl.read_parquet_metadata(path)
         given = pl.read_parquet(path, columns=["preferred"])["preferred"].head(int(metadata["answered"]))
-    except (OSError, KeyError, ValueError, pl.exceptions.PolarsError):
+    except (RecrlError, OSError, KeyError, ValueError, pl.exceptions.PolarsError):
         return None
     kinds = {"left": (given == 1.0), "right": (given == 0.0), "equal": (given == 0.5)}
     found = {name: int(rows.fill_null(False).sum()) for name, rows in kinds.items()}

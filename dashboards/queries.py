@@ -8,9 +8,11 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from typing import Any
 import polars as pl
 from polars import selectors
 
+from dashboards.estimated import OF_SESSIONS, apart
 from dashboards.schema import TABLES
 from recrl.core.errors import StorageError
 from recrl.core.files import read_json
@@ -26,7 +29,12 @@ from recrl.core.runs import RunFolder, Status
 MAX_ROWS = 2_000_000
 """Tables beyond this are no page material; metric streams are thinned and have no such limit."""
 
+PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+"""Names that are no path, no option of a command and no markup."""
+
 _MAX_JSON_BYTES = 4_000_000
+_LAST_SECOND = datetime.max.replace(tzinfo=UTC).timestamp() - 86_400
+_LAST_PID = 2**31 - 1
 _PARTS = ("config.json", "status.json", "environment.json", "artifacts", "metrics")
 _UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError)
 
@@ -65,6 +73,25 @@ def runs_root(arguments: Sequence[str] | None = None) -> Path:
     parser.add_argument("--runs", default=os.environ.get("RECRL_RUNS") or "runs")
     known, _ = parser.parse_known_args(sys.argv[1:] if arguments is None else list(arguments))
     return Path(known.runs)
+
+
+def stores_root() -> Path:
+    """The folder of prepared logs: ``$RECRL_STORES``, else ``stores``."""
+    return Path(os.environ.get("RECRL_STORES") or "stores").absolute()
+
+
+def stores() -> list[str]:
+    """Prepared logs by name; what leads out of their folder is none."""
+    root = stores_root()
+    try:
+        with os.scandir(root) as entries:
+            return sorted(
+                entry.name
+                for entry in entries
+                if PLAIN_NAME.fullmatch(entry.name) and _inside(entry, root) and (root / entry.name / "manifest.json").is_file()
+            )
+    except OSError:
+        return []
 
 
 def open_run(root: Path, name: str) -> RunFolder:
@@ -128,15 +155,21 @@ def status(run: RunFolder) -> Status:
         done = float(held.get("done", 0.0))
         return Status(
             state=held["state"] if held["state"] in ("running", "done", "stopped", "failed") else "stopped",
-            pid=int(held["pid"]),
-            started=float(held["started"]),
-            updated=float(held["updated"]),
+            pid=int(_in_range(int(held["pid"]), 1, _LAST_PID)),
+            started=_in_range(float(held["started"]), 0.0, _LAST_SECOND),
+            updated=_in_range(float(held["updated"]), 0.0, _LAST_SECOND),
             stage=str(held.get("stage", "")),
             done=min(max(done, 0.0), 1.0) if math.isfinite(done) else 0.0,
             message=str(held.get("message", "")),
         )
     except (KeyError, TypeError, ValueError, OverflowError):
         raise StorageError("status.json is not a run's heartbeat", where=str(run.path), mend="run the command of this run again") from None
+
+
+def _in_range(value: float, least: float, most: float) -> float:
+    if not least <= value <= most:
+        raise ValueError("not in range")
+    return value
 
 
 def config(run: RunFolder) -> dict[str, Any]:
@@ -173,7 +206,7 @@ def table(run: RunFolder, name: str) -> pl.DataFrame:
     **Errors**: :class:`StorageError` when it is missing, half-written, too long, or lacks a column.
     """
     path = _table_path(run, name)
-    _confine(run, path)
+    confine(run, path)
     try:
         found = path.stat()
     except OSError:
@@ -190,7 +223,7 @@ def other_tables(run: RunFolder, prefix: str) -> dict[str, pl.DataFrame]:
     found = {}
     for path in sorted((run.path / "artifacts").glob(f"{prefix}*.parquet")):
         try:
-            _confine(run, path)
+            confine(run, path)
             if path.stem not in TABLES:
                 found[path.stem] = _load_any(str(path), *stamp(path))
         except (StorageError, *_UNREADABLE):
@@ -206,7 +239,7 @@ def _load_any(path: str, _modified: int, _size: int) -> pl.DataFrame:
 def streams(run: RunFolder) -> list[str]:
     """Names of the metric streams, those of learners (``train-*``) first."""
     folder = run.path / "metrics"
-    _confine(run, folder)
+    confine(run, folder)
     try:
         names = [entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
     except OSError:
@@ -217,10 +250,10 @@ def streams(run: RunFolder) -> list[str]:
 def curves(run: RunFolder, stream: str, points: int = 400) -> Curves:
     """A metric stream, thinned to at most ``points`` bins of steps a metric."""
     folder = run.path / "metrics" / stream
-    _confine(run, folder)
+    confine(run, folder)
     parts = []
     for part in sorted(folder.glob("part-*.parquet")):
-        _confine(run, part)
+        confine(run, part)
         try:
             found = part.stat()
         except OSError:
@@ -243,18 +276,32 @@ def main_signal(run: RunFolder, estimates: pl.DataFrame) -> str:
 
 
 def main_estimator(estimates: pl.DataFrame) -> str:
-    """The estimator whose verdicts are the best; of equals the last, as the more careful ones stand later."""
+    """The estimator whose verdicts are the best; of equals the last, as the more careful ones stand later.
+
+    Estimators of a session answer another question than those of a shown item, so they are chosen only where there are no others.
+    """
     worth = pl.col("verdict").replace_strict({"trust": 2, "caution": 1}, default=0, return_dtype=pl.Int64).mean()
     policies = estimates.filter(pl.col("policy") != "logged")
+    of_items = policies.filter(~pl.col("estimator").is_in(OF_SESSIONS))
     ranked = (
-        policies.group_by("estimator", maintain_order=True).agg(worth=worth).reverse().sort("worth", descending=True, maintain_order=True)
+        (of_items if of_items.height else policies)
+        .group_by("estimator", maintain_order=True)
+        .agg(worth=worth)
+        .reverse()
+        .sort("worth", descending=True, maintain_order=True)
     )
     return str(ranked["estimator"][0]) if ranked.height else ""
 
 
 def by_estimator(estimates: pl.DataFrame, estimator: str) -> pl.DataFrame:
-    """The rows of one estimator, with the logged mean."""
-    return estimates.filter((pl.col("estimator") == estimator) | (pl.col("policy") == "logged"))
+    """The rows of one estimator, with the log's own value of the same kind: a shown item's, or a session's."""
+    same_kind = pl.col("estimator").is_in(OF_SESSIONS) == (estimator in OF_SESSIONS)
+    return estimates.filter((pl.col("estimator") == estimator) | ((pl.col("policy") == "logged") & same_kind))
+
+
+def main_estimates(estimates: pl.DataFrame) -> list[pl.DataFrame]:
+    """Of one signal's rows those of the main estimator, with the log's own; of items first, then of sessions."""
+    return [by_estimator(part, main_estimator(part)) for part in apart(estimates).values()]
 
 
 def clear() -> None:
@@ -339,8 +386,8 @@ def _thin(scans: list[pl.LazyFrame], points: int, broken: int) -> Curves:
 
 def _json(run: RunFolder, name: str) -> dict[str, Any]:
     path = run.path / name
-    _confine(run, path)
-    if path.is_file() and path.stat().st_size > _MAX_JSON_BYTES:
+    confine(run, path)
+    if stamp(path)[1] > _MAX_JSON_BYTES:
         raise StorageError(f"{name} is larger than any run writes", where=str(path), mend="run the command of this run again")
     held = read_json(path)
     if not isinstance(held, dict):
@@ -348,9 +395,41 @@ def _json(run: RunFolder, name: str) -> dict[str, Any]:
     return held
 
 
-def _confine(run: RunFolder, path: Path) -> None:
+def confine(run: RunFolder, path: Path) -> None:
+    """Refuse a path that leads out of the run's folder by a link.
+
+    **Errors**: :class:`StorageError` naming it.
+    """
     if not _lies_in(path, run.path):
         raise StorageError(f"{path.name} leads out of the run folder", where=str(run.path), mend="replace the link by the file itself")
+
+
+def confine_folder(run: RunFolder, folder: Path) -> None:
+    """Refuse a folder that leads out of the run's, or holds what does.
+
+    **Errors**: :class:`StorageError` naming it.
+    """
+    for path in (folder, *folder.rglob("*")):
+        confine(run, path)
+
+
+def policies(run: RunFolder) -> list[str]:
+    """Saved policies of the run that lie in its folder, by name."""
+    folder = run.path / "artifacts" / "policies"
+    try:
+        with os.scandir(folder) as entries:
+            found = [entry.name for entry in entries if PLAIN_NAME.fullmatch(entry.name) and _inside(entry, run.path)]
+    except OSError:
+        return []
+    # asked each time: a policy's folder stands before its last file does
+    held = sorted(name for name in found if (folder / name / "policy.json").is_file())
+    return held if held and _lies_in(folder, run.path) else []
+
+
+def has_simulator(run: RunFolder) -> bool:
+    """Whether a fitted simulator lies in the run's folder."""
+    world = run.path / "artifacts" / "simulator" / "world.json"
+    return world.is_file() and _lies_in(world, run.path)
 
 
 def _inside(entry: os.DirEntry[str], root: Path) -> bool:

@@ -6,7 +6,8 @@ import math
 
 import polars as pl
 
-from dashboards.formats import clip, count, day, is_share, number, quantity, share, signed_share, words
+from dashboards.estimated import Kind, apart, name, unit
+from dashboards.formats import between, clip, count, day, number, quantity, share, signed_share, words
 
 
 def data(summary: pl.DataFrame, depth: pl.DataFrame | None, gaps: pl.DataFrame | None) -> str:
@@ -45,26 +46,33 @@ def training(curves: pl.DataFrame) -> str:
 
 
 def estimates(frame: pl.DataFrame, signal: str) -> str:
-    """Which policy the log can vouch for on ``signal``, and by how much."""
+    """Which policy the log can vouch for on ``signal``, and by how much; a sentence for items, and one for whole sessions."""
     rows = frame.filter((pl.col("signal") == signal) & pl.col("value").is_finite())
+    said = [_estimates(part, signal, kind) for kind, part in apart(rows).items()]
+    return " ".join(said) or f"No policy was estimated on {words(signal)}."
+
+
+def _estimates(rows: pl.DataFrame, signal: str, kind: Kind) -> str:
     logged, policies = rows.filter(pl.col("policy") == "logged"), rows.filter(pl.col("policy") != "logged")
-    if policies.is_empty():
-        return f"No policy was estimated on {words(signal)}."
     usable = policies.filter(pl.col("verdict") != "do not use")
+    asked = name(signal, kind)
     if usable.is_empty():
-        return f"No estimate of {words(signal)} may be used: too little of the log stands behind each. Read the reasons."
+        return f"No estimate of {asked} may be used: too little of the log stands behind each. Read the reasons."
     best = usable.sort("value", descending=True).row(0, named=True)
-    low, high = _value(best["lower"], signal), _value(best["upper"], signal)
+    value, ends = quantity(best["value"], unit(signal, kind)), between(best["lower"], best["upper"], unit(signal, kind))
     text = (
-        f"On {words(signal)} the highest usable estimate is {clip(best['policy'])} by {clip(best['estimator'])}: "
-        f"{_value(best['value'], signal)}, {share(best['level'], 0)} interval {low} to {high} ({clip(best['verdict'])})"
+        f"On {asked} the highest usable estimate is {clip(best['policy'])} by {clip(best['estimator'])}: "
+        f"{value}, {share(best['level'], 0)} interval {ends} ({clip(best['verdict'])})"
     )
-    if logged.is_empty():
-        return text + "."
+    if logged.is_empty() or not math.isfinite(best["lower"]):
+        return f"{text}."
     base = logged["value"][0]
+    beside = f"the logged {quantity(base, unit(signal, kind))}"
     if best["lower"] > base:
-        return f"{text}; its interval lies above the logged {_value(base, signal)}."
-    return f"{text}; the interval includes the logged {_value(base, signal)}, so no gain is shown."
+        return f"{text}; its interval lies above {beside}."
+    if best["upper"] < base:
+        return f"{text}; its interval lies below {beside}."
+    return f"{text}; the interval includes {beside}, so no gain is shown."
 
 
 def reliability(frame: pl.DataFrame) -> str:
@@ -126,7 +134,3 @@ def _listed(frame: pl.DataFrame) -> str:
     ]
     more = frame.height - len(shown)
     return ", ".join(shown) + (f" and {more} more" if more > 0 else "")
-
-
-def _value(value: float | None, signal: str) -> str:
-    return quantity(value, "share" if is_share(signal) else "")

@@ -13,13 +13,13 @@ import plotly.graph_objects as go
 import polars as pl
 from plotly.offline import get_plotlyjs
 
-from dashboards import look, queries, readings, readings_ab
+from dashboards import estimated, look, queries, readings, readings_ab
 from dashboards.figures import ab as ab_figures
 from dashboards.figures import data as data_figures
 from dashboards.figures import estimates as estimate_figures
 from dashboards.figures import simulator as simulator_figures
 from dashboards.figures import training as training_figures
-from dashboards.formats import change, clip, count, day, duration, is_share, number, quantity, share, signed_share, span, words
+from dashboards.formats import between, change, clip, count, day, duration, number, quantity, share, signed_share, span, words
 from recrl.core.errors import RecrlError
 from recrl.core.files import write_text
 from recrl.core.runs import RunFolder
@@ -106,31 +106,30 @@ def _training(run: RunFolder) -> Section:
 def _estimates(run: RunFolder) -> Section:
     frame = queries.table(run, "estimates")
     main = queries.main_signal(run, frame)
-    estimator = queries.main_estimator(frame)
-    chosen = queries.by_estimator(frame, estimator)
     signals = [main, *(signal for signal in frame["signal"].unique(maintain_order=True).to_list() if signal != main)][:4]
     section = Section("Off-policy estimates")
     for signal in signals:
-        rows = chosen.filter(pl.col("signal") == signal)
-        section.sentences.append(readings.estimates(rows, signal))
-        section.figures.append(estimate_figures.estimates(rows, signal))
-    section.figures.append(estimate_figures.effective_sample(chosen.filter(pl.col("signal") == main)))
+        shown = queries.main_estimates(frame.filter(pl.col("signal") == signal))
+        section.sentences += [readings.estimates(rows, signal) for rows in shown] or [readings.estimates(frame, signal)]
+        section.figures += [estimate_figures.estimates(rows, signal) for rows in shown]
+        if signal == main:
+            section.figures += [estimate_figures.effective_sample(rows) for rows in shown]
     if (weights := _optional(run, "estimates_weights")) is not None:
         section.figures.append(estimate_figures.weights(weights))
-    unit = "share" if is_share(main) else ""
     body = [
         [
             clip(row["policy"]),
             clip(row["estimator"]),
             quantity(row["value"], unit),
-            f"{quantity(row['lower'], unit)} to {quantity(row['upper'], unit)}",
+            between(row["lower"], row["upper"], unit),
             look.verdict(row["verdict"]),
             f"{count(row['ess'])} ({share(row['ess_share'], 0)})",
             clip(row["reasons"], 400),
         ]
         for row in frame.filter(pl.col("signal") == main).iter_rows(named=True)
+        for unit in [estimated.unit(main, estimated.kind_of(main, row["estimator"]))]
     ]
-    section.tables.append([["policy", "estimator", words(main), "interval", "verdict", "effective rows", "reasons"], *body])
+    section.tables.append([["policy", "estimator", words(main), "interval", "verdict", "effective sample", "reasons"], *body])
     return section
 
 
@@ -241,7 +240,7 @@ def _run_facts(run: RunFolder) -> str:
             content = json.dumps(read(run), indent=2, sort_keys=True)[:20_000]
         except RecrlError as error:
             content = error.what
-        parts.append(f"<h3>{title}</h3><pre>{html.escape(content)}</pre>")
+        parts.append(f'<h3>{title}</h3><pre tabindex="0">{html.escape(content)}</pre>')
     return "".join(parts)
 
 

@@ -156,5 +156,19 @@ TABLES: dict[str, TableSpec] = {
     "reproduction_cells": _table(
         "reproduction", "recrl reproduce tscac", text="part method quantity", counts="seed", numbers="value", flags="primary"
     ),
+    "reproduction_recovery": _table(
+        "recovery after drift",
+        "recrl reproduce auro",
+        text="part method",
+        counts="seeds",
+        numbers="recovery_days recovery_days_low recovery_days_high regret_area regret_area_low regret_area_high",
+    ),
+    "reproduction_switches": _table(
+        "switches of a drift",
+        "recrl reproduce auro",
+        text="part method",
+        counts="switch_day seeds",
+        numbers="recovery_days regret_area",
+    ),
 }
 """Every table of ``docs/artifacts.md`` by file name."""

@@ -23,7 +23,10 @@ def command(runs: Path, port: int) -> list[str]:
         "theme.light.primaryColor": "#1a58a0",
         # captions are this at 60 %: darker than Streamlit's own, for contrast
         "theme.light.textColor": "#101218",
+        # commands named in captions too
+        "theme.light.codeTextColor": "#101218",
         "theme.dark.primaryColor": "#6cb0f5",
+        "theme.dark.codeTextColor": "#fafafa",
     }
     flags = [f"--{name}={value}" for name, value in options.items()]
     return [sys.executable, "-m", "streamlit", "run", str(entry), *flags, "--", "--runs", str(runs)]

@@ -232,12 +232,21 @@ def progress(run: RunFolder) -> None:
 
 def live(run: RunFolder, body: Callable[[], None]) -> None:
     """Show ``body`` below the run's progress; while the run goes on, again every :data:`REFRESH_SECONDS`."""
-    running = queries.summary(run).state == "running"
 
     def view() -> None:
-        if running and queries.summary(run).state != "running":
-            st.rerun()
         progress(run)
         body()
 
-    st.fragment(view, run_every=REFRESH_SECONDS if running else None)()
+    follow(lambda: queries.summary(run).state == "running", view, REFRESH_SECONDS)
+
+
+def follow(at_work: Callable[[], object], draw: Callable[[], None], seconds: float) -> None:
+    """Draw a part of a page, and while something is ``at_work`` again every few seconds; where that changes, the whole page."""
+    before = at_work()
+
+    def view() -> None:
+        if at_work() != before:
+            st.rerun()
+        draw()
+
+    st.fragment(view, run_every=seconds if before else None)()

@@ -6,10 +6,7 @@ no other place: the name must be a plain one, and the content must be what the r
 
 from __future__ import annotations
 
-import os
-import re
 from functools import lru_cache
-from pathlib import Path
 
 import polars as pl
 
@@ -21,7 +18,6 @@ from recrl_datasets.log import Log
 from recrl_datasets.sessions import SessionRule, sessions
 from recrl_datasets.store import Store, open_store
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _KEPT = ("item", "timestamp_ms", "local_date", "request_id", "watch_seconds", "rating", *BEHAVIOURS)
 
 
@@ -31,7 +27,7 @@ def store_of(run: RunFolder) -> Store:
     **Errors**: :class:`StorageError` where the run names none, or the store is absent, broken or of other content.
     """
     name = str(queries.config(run).get("data", ""))
-    if not _NAME.fullmatch(name):
+    if not queries.PLAIN_NAME.fullmatch(name):
         raise StorageError("this run does not name its log", where=str(run.path), mend="runs of `recrl data describe` and `recrl demo` do")
     store = named(name)
     if store.content_hash != queries.environment(run).get("data_hash"):
@@ -44,11 +40,18 @@ def named(name: str) -> Store:
 
     **Errors**: :class:`StorageError` where it is absent or broken, and for a name that leads elsewhere.
     """
-    root = Path(os.environ.get("RECRL_STORES") or "stores")
-    mend, folder = _mend(name), root / name
-    if not _NAME.fullmatch(name) or not (folder / "manifest.json").is_file() or not folder.resolve().is_relative_to(root.resolve()):
-        raise StorageError(f"no prepared log {name!r} is here", where=str(root), mend=mend)
-    manifest = (folder / "manifest.json").stat()
+    root = queries.stores_root()
+    absent = StorageError(f"no prepared log {name!r:.120} is here", where=str(root), mend=_mend(name))
+    if not queries.PLAIN_NAME.fullmatch(name):
+        raise absent
+    folder = root / name
+    try:
+        manifest = (folder / "manifest.json").stat()
+        within = folder.resolve().is_relative_to(root.resolve())
+    except OSError:
+        raise absent from None
+    if not within:
+        raise absent
     return _open(str(folder), manifest.st_mtime_ns, manifest.st_ino)
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from dashboards import launching, queries
+from dashboards import children, launching, queries
 from dashboards.children import Child
 from recrl.core.errors import ConfigError, RecrlError
 
@@ -45,13 +44,8 @@ class WhatIf:
     name: str
 
 
-def stores_root() -> Path:
-    """Where prepared logs lie, simulated ones among them."""
-    return Path(os.environ.get("RECRL_STORES") or "stores").absolute()
-
-
 def command(root: Path, asked: WhatIf) -> list[str]:
-    """The words behind ``recrl``.
+    """The words behind ``recrl``, the name last.
 
     **Errors**: :class:`ConfigError` for names that are no plain ones, and a simulator whose data is unknown.
     """
@@ -71,23 +65,19 @@ def command(root: Path, asked: WhatIf) -> list[str]:
         assumed.append(f"--drift.amplitude={asked.amplitude:g}")
     sizes = [f"--users={asked.users}", f"--days={asked.days}", f"--seed={asked.seed}"]
     policy = "uniform" if asked.policy == "random" else launching.policy_path(root, asked.policy)
-    places = [f"--simulator={root / asked.simulator}", f"--runs={root}", f"--stores={stores_root()}", f"--name={asked.name}"]
+    places = [f"--simulator={root / asked.simulator}", f"--runs={root}", f"--stores={queries.stores_root()}", f"--name={asked.name}"]
     return ["simulate", "log", policy, *assumed, *sizes, *launching.data_options(root, asked.simulator), *places]
 
 
 def made() -> list[str]:
     """Simulated logs of earlier what-ifs, the newest first."""
-    try:
-        held = [entry for entry in stores_root().iterdir() if _NAME.fullmatch(entry.name) and (entry / "manifest.json").is_file()]
-    except OSError:
-        return []
-    return sorted((entry.name for entry in held), key=lambda name: int(name.removeprefix(PREFIX)), reverse=True)
+    held = (name for name in queries.stores() if _NAME.fullmatch(name))
+    return sorted(held, key=lambda name: int(name.removeprefix(PREFIX)), reverse=True)
 
 
 def free_name() -> str:
-    """A name that no log has."""
-    root = stores_root()
-    return next(name for k in range(1, 1_000_000) if not (root / (name := f"{PREFIX}{k}")).exists())
+    """A name that no log has, and none that is being made."""
+    return children.free_name(queries.stores_root(), PREFIX)
 
 
 def share_done(child: Child) -> float:

@@ -7,20 +7,21 @@ from typing import Any
 import plotly.graph_objects as go
 import polars as pl
 
-from dashboards.figures.training import unit_of
-from dashboards.formats import is_share, middle, share, words
+from dashboards import estimated, units
+from dashboards.formats import middle, share, words
 from dashboards.look import Interval, forest
 
 
 def estimates(frame: pl.DataFrame, signal: str) -> go.Figure:
-    """Estimated values of every run's policies; ``frame`` holds rows of ``estimates`` with their ``run``."""
+    """Estimated values of every run's policies; ``frame`` holds rows of ``estimates`` of one kind, with their ``run``."""
+    kind = estimated.kind_in(frame, signal)
     rows = [Interval(_of(row["run"], row["policy"]), row["value"], row["lower"], row["upper"], row["verdict"]) for row in _rows(frame)]
     return forest(
         rows,
-        title=f"Estimated {words(signal)}",
+        title=f"Estimated {estimated.name(signal, kind)}",
         subtitle="policy · run; intervals over users",
-        axis=f"{words(signal)} per shown item",
-        percent=is_share(signal),
+        axis=estimated.axis(signal, kind),
+        percent=estimated.unit(signal, kind) == "share",
     )
 
 
@@ -50,7 +51,7 @@ def ends(frame: pl.DataFrame, metric: str) -> go.Figure:
         rows,
         title=f"{words(metric)} at the end of training",
         subtitle="mean of the last tenth; bar: least to largest there",
-        axis=unit_of(metric),
+        axis=units.axis(metric),
         percent=False,
     )
 

@@ -8,12 +8,14 @@ from typing import Any
 import plotly.graph_objects as go
 import polars as pl
 
-from dashboards.formats import clip, count, is_share, share, words
+from dashboards import estimated
+from dashboards.formats import clip, count, share
 from dashboards.look import COLOURS, GREY, Interval, blank, forest, forest_height, legend_below, line, row_names
 
 
 def estimates(frame: pl.DataFrame, signal: str) -> go.Figure:
-    """Estimated value of each policy with its interval, against the logging policy's own mean."""
+    """Estimated value of each policy with its interval, against the log's own; rows of one kind (:func:`dashboards.estimated.apart`)."""
+    kind = estimated.kind_in(frame, signal)
     rows = [
         Interval(_estimate_name(row, frame), row["value"], row["lower"], row["upper"], row["verdict"])
         for row in frame.filter(pl.col("policy") != "logged").iter_rows(named=True)
@@ -22,21 +24,22 @@ def estimates(frame: pl.DataFrame, signal: str) -> go.Figure:
     level = share(frame["level"].max(), 0) if frame.height else ""  # type: ignore[arg-type]
     return forest(
         rows,
-        title=f"Estimated {words(signal)}",
+        title=f"Estimated {estimated.name(signal, kind)}",
         subtitle=f"{level} intervals over users; shaded: what was logged",
-        axis=f"{words(signal)} per shown item",
-        percent=is_share(signal),
+        axis=estimated.axis(signal, kind),
+        percent=estimated.unit(signal, kind) == "share",
         reference=logged.row(0, named=True) if logged.height else None,
     )
 
 
 def effective_sample(frame: pl.DataFrame) -> go.Figure:
-    """How many of the rows an estimate really rests on."""
+    """How many of the rows, or sessions, an estimate really rests on."""
     rows = frame.filter(pl.col("policy") != "logged").reverse()
+    counted = estimated.kind_in(frame, frame["signal"][0]).counted if frame.height else "rows"
     figure = blank(
         "Effective sample size",
-        "rows that carry the estimate, after weighting",
-        "share of the rows",
+        f"{counted} that carry the estimate, after weighting",
+        f"share of the {counted}",
         "",
         height=forest_height(rows.height),
     )
@@ -46,7 +49,7 @@ def effective_sample(frame: pl.DataFrame) -> go.Figure:
         orientation="h",
         marker={"color": COLOURS[0]},
         width=0.55,
-        text=[f" {share(row['ess_share'], 0)} · {count(row['ess'])} rows" for row in rows.iter_rows(named=True)],
+        text=[f" {share(row['ess_share'], 0)} · {count(row['ess'])} {counted}" for row in rows.iter_rows(named=True)],
         textposition="outside",
         cliponaxis=False,
         hovertemplate="%{text}<extra></extra>",

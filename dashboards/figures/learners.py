@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import plotly.graph_objects as go
 import polars as pl
 
-from dashboards.figures.training import unit_of
+from dashboards import units
 from dashboards.formats import number, words
 from dashboards.learned import Point
 from dashboards.look import COLOURS, GREY, Interval, blank, forest, label, legend_below, line
@@ -34,8 +34,8 @@ def trade_off(paths: pl.DataFrame, points: Sequence[Point], main: str, auxiliary
     figure = blank(
         f"{words(main)} against {words(auxiliary)}",
         "line: training, in twelfths; large sign: its end; filled: none beats it in both",
-        f"{words(auxiliary)} (mean a request)",
-        f"{words(main)} (mean a request)",
+        f"{words(auxiliary)} ({units.unit_of(f'rate_{auxiliary}')})",
+        f"{words(main)} ({units.unit_of(f'rate_{main}')})",
         height=360,
     )
     for k, point in enumerate(points):
@@ -86,7 +86,7 @@ def calibration(frame: pl.DataFrame) -> go.Figure:
     figure = blank(
         "Does it know how sure it is?",
         "tenths of pairs by prediction; dotted: perfect; bars: 95 % intervals",
-        "predicted: the first is preferred",
+        "predicted share that prefers the first",
         "share that preferred the first",
     )
     figure.add_scatter(
@@ -120,7 +120,7 @@ def reproduction(rows: Sequence[Interval], seeds: pl.DataFrame, quantity: str, p
         rows,
         title=words(quantity),
         subtitle=f"{part}: mean over seeds, 95 % t interval; small: each seed",
-        axis=unit_of(quantity),
+        axis=units.axis(quantity),
         percent=False,
     )
     place = {row.label: k for k, row in enumerate(reversed(rows))}
@@ -134,3 +134,24 @@ def reproduction(rows: Sequence[Interval], seeds: pl.DataFrame, quantity: str, p
         hovertemplate="seed %{customdata}: %{x:.4g}<extra></extra>",
         showlegend=False,
     )
+
+
+def recovery(rows: Sequence[Interval], measure: str) -> go.Figure:
+    """Mean of one measure of recovery over all switches, a row a method, the best first."""
+    return forest(
+        rows, title=words(measure), subtitle="mean over switches, 95 % t interval over seeds", axis=units.axis(measure), percent=False
+    ).update_xaxes(rangemode="tozero")
+
+
+def switches(frame: pl.DataFrame, measure: str, part: str) -> go.Figure:
+    """The same measure switch by switch, a line a method; dashed: the days on which the drift switches."""
+    figure = blank(
+        f"{words(measure)} by switch", f"{part}: mean over seeds; dashed: the drift switches", "day of the switch", units.axis(measure)
+    )
+    for day in frame["switch_day"].unique(maintain_order=True):
+        figure.add_vline(x=day, line={"color": GREY, "width": 1.2, "dash": "dash"})
+    for k, (method,) in enumerate(frame.select("method").unique(maintain_order=True).iter_rows()):
+        rows = frame.filter(pl.col("method") == method)
+        line(figure, k, method, rows["switch_day"], rows[measure], None, None, "switch on day %{x}: %{y:.4g}", markers=True)
+    legend_below(figure)
+    return figure.update_yaxes(rangemode="tozero")

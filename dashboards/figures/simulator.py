@@ -10,14 +10,26 @@ import polars as pl
 from dashboards.formats import words
 from dashboards.look import COLOURS, GREY, blank, forest_height, row_names
 
+_MEANING = {
+    "rate": "share of shown items with the behaviour",
+    "click_given": "share with a click among items with the behaviour",
+    "auc": "how well likely rows are told from unlikely ones, 0.5 to 1",
+    "ece": "mean distance of foretold and logged shares",
+    "leave_hazard": "share of requests that end the session",
+    "return_hazard": "share back on a day, of those not back before",
+    "watch_seconds": "mean watch time of a shown item, in seconds",
+    "delta_dow": "weekday's effect on return, log-odds",
+    "eta_s": "effect of satisfaction on return, log-odds a unit",
+}
 
-def simulator_fit(frame: pl.DataFrame, meaning: str = "") -> go.Figure:
+
+def simulator_fit(frame: pl.DataFrame) -> go.Figure:
     """One quantity of the simulator (diamond) beside the log (bar: interval, tick: value), a row a group."""
     rows = frame.reverse()
-    quantity = words(frame["quantity"][0]) if frame.height else "quantity"
-    figure = blank(
-        quantity, "diamond: simulated; bar and tick: logged, with its interval", meaning or quantity, "", height=forest_height(rows.height)
-    )
+    name = frame["quantity"][0] if frame.height else "quantity"
+    axis = _MEANING.get(name, f"{words(name)} (as fitted)")
+    subtitle = "diamond: simulated; bar and tick: logged, with its interval"
+    figure = blank(words(name), subtitle, axis, "", height=forest_height(rows.height))
     places = list(range(rows.height))
     ends = rows.select("lower", "upper").rows()
     figure.add_scatter(
@@ -46,7 +58,10 @@ def reliability(frame: pl.DataFrame) -> go.Figure:
     """Predicted against logged shares of one behaviour, ten bins of equal size; on the dotted line the two agree."""
     name = words(frame["behaviour"][0]) if frame.height else "behaviour"
     figure = blank(
-        f"{name}: foretold and logged", "ten bins of rows; dotted: perfect; bars: 95 % of logged", f"predicted {name}", f"logged {name}"
+        f"{name}: foretold and logged",
+        "ten bins of rows; dotted: perfect; bars: 95 % of logged",
+        f"predicted {name} (share)",
+        f"logged {name} (share)",
     )
     rows = frame.sort("bin")
     ends = [0.0, max([0.0, *(x for column in ("predicted", "upper") for x in rows[column] if x is not None and math.isfinite(x))])]

@@ -10,12 +10,20 @@ from dashboards.figures import data as figures
 from dashboards.formats import clip, count, share, words
 from recrl.core.errors import RecrlError
 from recrl.core.runs import RunFolder
+from recrl_datasets.store import Store
 
 
 def body(run: RunFolder) -> None:
-    """Which cohorts, which signal, and the rates."""
+    """Which cohorts of the log that the run was made from, which signal, and the rates."""
     try:
-        store = timeline.store_of(run)
+        of_store(timeline.store_of(run))
+    except RecrlError as error:
+        show.problem(error)
+
+
+def of_store(store: Store) -> None:
+    """Which cohorts of a prepared log, which signal, and the rates."""
+    try:
         signals, kinds = cohorts.signals(store), cohorts.kinds(store)
         if not signals:
             st.caption("This log holds no feedback.")
@@ -35,7 +43,7 @@ def body(run: RunFolder) -> None:
                 "users": row["users"],
                 "rows": row["rows"],
                 f"{words(str(signal))} rate": share(row["rate"], 2),
-                "95 % interval": f"{share(row['lower'], 2)} to {share(row['upper'], 2)}",
+                "95 % interval": f"{share(row['lower'], 2)} to {share(row['upper'], 2)}" if row["users"] > 1 else "one user: none",
             }
             for row in frame.iter_rows(named=True)
         ],

@@ -8,11 +8,11 @@ from functools import partial
 import polars as pl
 import streamlit as st
 
-from dashboards import controls, look, queries, seeds, show
+from dashboards import controls, estimated, look, queries, seeds, show
 from dashboards.figures import ab as ab_figures
 from dashboards.figures import compare as figures
 from dashboards.figures import training as training_figures
-from dashboards.formats import clip, is_share, middle, number, p_value, plain, quantity, signed_share, words
+from dashboards.formats import clip, middle, number, p_value, plain, quantity, signed_share, words
 from dashboards.report import render
 from dashboards.schema import TABLES
 from recrl.core.errors import RecrlError
@@ -35,7 +35,7 @@ def body(run: RunFolder) -> None:
     root = queries.runs_root()
     known = [found.name for found in queries.list_runs(root)]
     wanted = [run.name, *(name for name in known if name != run.name)][:2]
-    chosen = controls.choices("Runs", known, "runs", default=wanted, shown=lambda name: clip(name, 60))[:_MOST]
+    chosen = controls.choices("Runs", known, "runs", default=wanted, most=_MOST, shown=lambda name: clip(name, 60))
     if not chosen:
         st.caption("Choose one or more runs.")
         return
@@ -60,7 +60,7 @@ def _estimates(runs: list[RunFolder]) -> None:
         return
     rows = queries.by_estimator(rows, estimator)
     show.figure("compare-estimates", figures.estimates, rows, signal)
-    unit = "share" if is_share(signal) else ""
+    unit = estimated.unit(signal, estimated.kind_of(signal, estimator))
     show.rows(
         [
             {

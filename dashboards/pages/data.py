@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import polars as pl
 import streamlit as st
 
-from dashboards import queries, readings, show
+from dashboards import controls, queries, readings, show
 from dashboards.figures import data as figures
 from dashboards.formats import clip, compact, count, number, plain, quantity, words
 from recrl.core.errors import RecrlError
 from recrl.core.runs import RunFolder
 
+OF_RUN = "of the chosen run"
+
 
 def page() -> None:
     """Draw the page."""
     show.title("Data", "What was logged, how deep sessions are, and who comes back.")
+    logs = queries.stores()
+    log = controls.choice("Log", [OF_RUN, *logs], "log", help="that of the chosen run, or any prepared log") if logs else OF_RUN
+    if log is not None and log != OF_RUN:
+        # loads the reader of stores, which the other pages do without
+        from dashboards.pages import prepared
+
+        prepared.body(log)
+        return
     run = show.chosen_run()
     if run is not None:
         show.live(run, lambda: body(run))
@@ -38,8 +50,7 @@ def body(run: RunFolder) -> None:
     st.markdown(plain(readings.data(summary, _quiet(run, "data_depth"), _quiet(run, "data_gaps")), 700))
     _figures(run)
     _quality(run)
-    _cohorts(run)
-    _one_user(run)
+    more(lambda: _cohorts(run), lambda: _one_user(run))
     st.caption(
         f"Sessions by {plain(row['session_rule'])} · {count(row['duplicate_rows'])} duplicate rows, left out of training and evaluation · "
         f"{count(row['random_rows'])} rows shown at random, kept apart · content hash {plain(str(row['content_hash'])[:16])}"
@@ -91,21 +102,27 @@ def _quality(run: RunFolder) -> None:
     )
 
 
-def _cohorts(run: RunFolder) -> None:
+def more(cohorts: Callable[[], None], one_user: Callable[[], None]) -> None:
+    """What is read from the log itself, once it is asked for."""
     st.subheader("Cohorts", anchor=False)
     if st.toggle("Compare groups of users", key="cohorts", bind="query-params"):
-        from dashboards.pages import cohort_rates
+        show.part(cohorts)
+    st.subheader("One user", anchor=False)
+    if st.toggle("Look at one user's sessions", key="timeline", bind="query-params"):
+        show.part(one_user)
 
-        show.part(lambda: cohort_rates.body(run))
+
+def _cohorts(run: RunFolder) -> None:
+    # loads the reader of stores, which the other pages do without
+    from dashboards.pages import cohort_rates
+
+    cohort_rates.body(run)
 
 
 def _one_user(run: RunFolder) -> None:
-    st.subheader("One user", anchor=False)
-    if st.toggle("Look at one user's sessions", key="timeline", bind="query-params"):
-        # loads the reader of stores, which the other pages do without
-        from dashboards.pages import user_timeline
+    from dashboards.pages import user_timeline
 
-        show.part(lambda: user_timeline.body(run))
+    user_timeline.body(run)
 
 
 def _quiet(run: RunFolder, name: str) -> pl.DataFrame | None:

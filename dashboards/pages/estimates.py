@@ -7,9 +7,9 @@ import math
 import polars as pl
 import streamlit as st
 
-from dashboards import controls, look, queries, readings, show
+from dashboards import controls, estimated, look, queries, readings, show
 from dashboards.figures import estimates as figures
-from dashboards.formats import clip, is_share, number, plain, quantity, share, words
+from dashboards.formats import between, clip, number, plain, quantity, share, words
 from recrl.core.runs import RunFolder
 
 _ALL = "all estimators"
@@ -58,9 +58,14 @@ def body(run: RunFolder) -> None:
         return
     if estimator != _ALL:
         rows = queries.by_estimator(rows, estimator)
-    st.markdown(plain(readings.estimates(rows, signal), 700))
-    show.figure("forest", figures.estimates, rows, signal)
-    drawn: list[show.Asked] = [("ess", figures.effective_sample, rows)]
+    kinds = estimated.apart(rows)
+    if not kinds:
+        st.caption(plain(readings.estimates(rows, signal)))
+        return
+    for kind, part in kinds.items():
+        st.markdown(plain(readings.estimates(part, signal), 700))
+        show.figure(f"forest-{kind.name}", figures.estimates, part, signal)
+    drawn: list[show.Asked] = [(f"ess-{kind.name}", figures.effective_sample, part) for kind, part in kinds.items()]
     if (weights := show.table(run, "estimates_weights")) is not None:
         drawn.append(("weights", figures.weights, weights))
     show.side_by_side(drawn)
@@ -76,24 +81,24 @@ def body(run: RunFolder) -> None:
 
 
 def _verdicts(rows: pl.DataFrame, signal: str) -> None:
-    unit = "share" if is_share(signal) else ""
     show.rows(
         [
             {
                 "policy": clip(row["policy"]),
                 "estimator": clip(row["estimator"]),
                 "value": quantity(row["value"], unit),
-                "interval": f"{quantity(row['lower'], unit)} to {quantity(row['upper'], unit)}",
+                "interval": between(row["lower"], row["upper"], unit),
                 "verdict": look.verdict(row["verdict"]),
-                "effective rows": float(round(row["ess"])) if math.isfinite(row["ess"]) else None,
+                "effective sample": float(round(row["ess"])) if math.isfinite(row["ess"]) else None,
                 "of all": share(row["ess_share"], 0),
                 "largest weight": share(row["max_weight_share"], 2),
                 "users": row["users"],
             }
             for row in rows.iter_rows(named=True)
+            for unit in [estimated.unit(signal, estimated.kind_of(signal, row["estimator"]))]
         ],
         column_config={
-            "effective rows": st.column_config.NumberColumn(format="localized"),
+            "effective sample": st.column_config.NumberColumn(format="localized"),
             "users": st.column_config.NumberColumn(format="localized"),
         },
     )

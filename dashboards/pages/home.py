@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 import streamlit as st
 
-from dashboards import queries, readings, show
+from dashboards import health, queries, readings, show
 from dashboards.figures import ab as ab_figures
 from dashboards.figures import estimates as estimate_figures
 from dashboards.formats import ago, clip, duration, plain, share
@@ -49,7 +49,8 @@ def findings(run: RunFolder) -> None:
 
 def runs() -> None:
     """The table of runs, refreshed by itself."""
-    found = queries.list_runs(queries.runs_root())
+    root = queries.runs_root()
+    found = queries.list_runs(root)
     st.subheader("Runs", anchor=False)
     running = [run for run in found if run.state == "running"]
     for run in running[:5]:
@@ -77,8 +78,9 @@ def runs() -> None:
             "started": st.column_config.DatetimeColumn("started (UTC)", format="YYYY-MM-DD HH:mm"),
         },
     )
-    waiting = f", {len(running)} running now" if running else ""
-    st.caption(f"{len(found)} run{'s' if len(found) != 1 else ''}{waiting}. Choose one in the sidebar.")
+    st.caption(plain(f"{health.summary(found, root)} Choose a run in the sidebar."))
+    for problem in health.problems(found, root):
+        st.markdown(f":orange[:material/warning:] {plain(problem, 500)}")
 
 
 def _links(pages: Sequence[Any], run: RunFolder) -> None:
@@ -95,8 +97,9 @@ def _data(run: RunFolder) -> tuple[Any, ...]:
 def _estimates(run: RunFolder) -> tuple[Any, ...]:
     frame = queries.table(run, "estimates")
     signal = queries.main_signal(run, frame)
-    rows = queries.by_estimator(frame.filter(pl.col("signal") == signal), queries.main_estimator(frame))
-    return [readings.estimates(rows, signal)], estimate_figures.estimates, rows, signal
+    shown = queries.main_estimates(frame.filter(pl.col("signal") == signal))
+    sentences = [readings.estimates(rows, signal) for rows in shown]
+    return (sentences, estimate_figures.estimates, shown[0], signal) if shown else (["No policy was estimated."],)
 
 
 def _ab(run: RunFolder) -> tuple[Any, ...]:

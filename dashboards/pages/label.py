@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from pathlib import Path
 
@@ -27,8 +28,7 @@ def page() -> None:
     """Draw the page."""
     show.title("Label", "Which of two timelines is better for the user? A reward and a policy are learned from the answers.")
     root = queries.runs_root().absolute()
-    known = [child for child in children.of(root) if child.command[0] == "prefer"]
-    child = known[0] if known else None
+    child = next(iter(children.of(root, "prefer")), None)
     if child is not None and child.running:
         waiting = labelling.waiting(child) is not None
         st.fragment(lambda: _ask(child, waiting), run_every=None if waiting else 1)()
@@ -113,7 +113,9 @@ def _ended(child: children.Child) -> None:
         st.markdown(f"{show.STATES[state]} **{name}**: {_told(found)}{'' if not left else f'; {count(left)} to go'}.")
         if found is not None and found["left"] + found["right"]:
             st.caption("Learn a reward and a policy from them:")
-            st.code(f"recrl prefer train {child.run}", language=None)
+            # of the same log, and into the same runs
+            places = [word for word in child.command if word.startswith(("--data=", "--stores=", "--runs="))]
+            st.code(shlex.join(("recrl", "prefer", "train", str(child.run), *places)), language=None)
 
 
 def _told(found: dict[str, int] | None) -> str:
@@ -127,17 +129,25 @@ def _begin(root: Path) -> None:
     logs = labelling.stores()
     with st.form("labelling", enter_to_submit=False):
         with st.container(horizontal=True):
-            source = st.selectbox(
-                "Timelines of", [*logs, labelling.SIMULATED], width=controls.WIDTH, help="a prepared log, or simulated users"
-            )
-            pairs = st.number_input("Pairs", 5, 1000, 50, width=120)
+            source = controls.choice("Timelines of", [*logs, labelling.SIMULATED], "source", help="a prepared log, or simulated users")
+            pairs = st.number_input("Pairs", 5, 1000, 50, width=120, key="pairs", bind="query-params")
             within = st.slider(
-                "Of one user (%)", 0, 100, 50, 10, width=200, help="pairs of one user's timelines: who it is cannot decide them"
+                "Of one user (%)",
+                0,
+                100,
+                50,
+                10,
+                width=200,
+                help="pairs of one user's timelines: who it is cannot decide them",
+                key="within",
+                bind="query-params",
             )
-            length = st.number_input("Requests a timeline", 4, 60, 24, width=160)
+            length = st.number_input("Requests a timeline", 4, 60, 24, width=160, key="length", bind="query-params")
         with st.container(horizontal=True):
-            name = st.text_input("Name of the run", value=_free_name(root), max_chars=100, width=controls.WIDTH)
-            seed = st.number_input("Seed", 0, 2**31 - 1, 0, width=120, help="decides the pairs and their order")
+            name = st.text_input("Name of the run", value=children.free_name(root, "labels-"), max_chars=100, width=controls.WIDTH)
+            seed = st.number_input(
+                "Seed", 0, 2**31 - 1, 0, width=120, help="decides the pairs and their order", key="seed", bind="query-params"
+            )
         begun = st.form_submit_button("Start", type="primary", icon=":material/play_arrow:")
     st.caption(
         "The questions are those of recrl prefer, which runs as a process of its own and writes each answer before the next question."
@@ -164,7 +174,3 @@ def _start(root: Path, asked: labelling.Request) -> None:
         show.problem(error)
         return
     st.rerun()
-
-
-def _free_name(root: Path) -> str:
-    return next(name for k in range(1, 100_000) if not (root / (name := f"labels-{k}")).exists())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 import streamlit as st
 
-from dashboards import controls, learned, queries, show
+from dashboards import controls, learned, queries, show, units
 from dashboards.figures import learners as figures
 from dashboards.formats import clip, count, number, plain, share, words
 from dashboards.look import Interval
@@ -14,7 +14,6 @@ from recrl.core.errors import RecrlError
 from recrl.core.runs import RunFolder
 
 _MOST = 6
-_PER_USER = {"eval_return": " (reward a life)", "eval_churn_share": " (0 to 1)", "eval_day1_retention": " (0 to 1)"}
 
 
 def trade_offs(run: RunFolder, curves: pl.DataFrame) -> None:
@@ -26,13 +25,9 @@ def trade_offs(run: RunFolder, curves: pl.DataFrame) -> None:
     names = mine["name"].unique(maintain_order=True).to_list()
     st.markdown(plain(_holding(mine, names), 700))
     drawn: list[show.Asked] = []
+    slacks = " or ".join(dict.fromkeys(units.unit_of(name) for name in names if name.startswith("slack_")))
     for prefix, title, subtitle, axis in (
-        (
-            "slack_",
-            "Slack of each constraint",
-            "above the line: the bound holds; band: least to largest",
-            "slack (mean a request)",
-        ),
+        ("slack_", "Slack of each constraint", "above the line: the bound holds; band: least to largest", f"slack ({slacks})"),
         ("kl_", "Distance from each auxiliary policy", "KL of the policy from that of stage one, estimated", "KL divergence (nats)"),
         ("lambda_", "Weight of each constraint", "large: stays near the auxiliary policy or its bound", "multiplier lambda (no unit)"),
     ):
@@ -49,7 +44,7 @@ def trade_offs(run: RunFolder, curves: pl.DataFrame) -> None:
 def _fronts(run: RunFolder, curves: pl.DataFrame, main: str, others: list[str]) -> None:
     root = queries.runs_root()
     known = [found.name for found in queries.list_runs(root) if found.kind == "train" and found.name != run.name]
-    beside = controls.choices("Other runs in the same picture", known, "beside", default=[])[:_MOST]
+    beside = controls.choices("Other runs in the same picture", known, "beside", default=[], most=_MOST)
     frames = {clip(stream.removeprefix("train-"), 30): rows for (stream,), rows in curves.group_by("stream", maintain_order=True)}
     for name in beside:
         try:
@@ -61,7 +56,8 @@ def _fronts(run: RunFolder, curves: pl.DataFrame, main: str, others: list[str]) 
         except RecrlError as error:
             show.problem(error)
     drawn: list[show.Asked] = []
-    for name in others[:_MOST]:
+    chosen = controls.choices("Against", others, "against", default=others[:_MOST], shown=words) if len(others) > _MOST else others
+    for name in chosen:
         bound = next((found for rows in frames.values() if (found := learned.bound_of(rows, name)) is not None), None)
         least = any(_at_most(rows, name) for rows in frames.values())
         ways = pl.concat([learned.way(rows, who, main, name) for who, rows in frames.items()])
@@ -98,7 +94,7 @@ def _holding(mine: pl.DataFrame, names: list[str]) -> str:
 
 
 def drift(curves: pl.DataFrame) -> None:
-    """Returns with their falls and recoveries, the abstraction phi, and what the guard did."""
+    """Evaluations and how they fluctuate, the abstraction phi, and what the guard did."""
     learner = _learner(curves, ("abstraction_", "guard_"))
     mine = curves.filter(pl.col("stream") == learner)
     names = mine["name"].unique(maintain_order=True).to_list()
@@ -110,15 +106,19 @@ def drift(curves: pl.DataFrame) -> None:
             mine,
             [name],
             words(name.removeprefix("eval_")),
-            "evaluations: mean of users that it does not learn from",
-            f"{words(name.removeprefix('eval_'))}{_PER_USER.get(name, '')}",
+            "each evaluation: fresh users from day 0 on",
+            units.axis(name),
         )
-        for name in sorted(returns, key=lambda name: name != "eval_return")[:4]
+        for name in sorted(returns, key=lambda name: name != "eval_return")
     ]
     if returns:
-        st.markdown(plain(_recovery(mine, "eval_return" if "eval_return" in returns else returns[0]), 500))
+        st.markdown(plain(_fluctuation(mine, "eval_return" if "eval_return" in returns else returns[0]), 500))
+        st.caption(
+            "Every evaluation lets fresh users live through the same drift from its first day, so a fall here is learning that went "
+            "astray, not a switch. How soon methods recover from switches: `recrl reproduce auro`, whose run shows it in this place."
+        )
     else:
-        st.caption("No evaluations: falls and recoveries need some: recrl online auro --evaluate-every 1000 makes them.")
+        st.caption("No evaluations: `recrl online auro --evaluate-every 1000` makes some.")
     spread = ["abstraction_spread", "abstraction_between"]
     if all(name in names for name in spread):
         subtitle = "between near all of it: phi tells values apart; both near 0: it has collapsed"
@@ -159,13 +159,13 @@ def drift(curves: pl.DataFrame) -> None:
     show.side_by_side(drawn)
 
 
-def _recovery(mine: pl.DataFrame, name: str) -> str:
+def _fluctuation(mine: pl.DataFrame, name: str) -> str:
     rows = mine.filter(pl.col("name") == name).sort("step")
     fall = learned.deepest_fall(rows["step"].to_list(), rows["value"].to_list())
     if fall is None:
-        return f"{words(name)} never fell below its best."
+        return f"{words(name)} never fell from one evaluation to a later one."
     top, low = f"{number(fall.peak)} at update {count(fall.peak_step)}", f"{number(fall.bottom)} at {count(fall.step)}"
-    down = f"Deepest fall of {words(name)}: from {top} to {low}"
+    down = f"Deepest fall of {words(name)} between evaluations: from {top} to {low}"
     if fall.recovered_step is None:
         return f"{down}; not made good yet."
     return f"{down}; nine tenths made good {count(fall.recovered_step - fall.step)} updates later."
@@ -248,7 +248,7 @@ def reproduction(run: RunFolder) -> None:
     )
     show.download(cells, "reproduction_cells", "cells")
     for name, table in queries.other_tables(run, "reproduction_").items():
-        with st.expander(words(name.removeprefix("reproduction_"))):
+        with st.expander(plain(words(name.removeprefix("reproduction_")), 60)):
             show.rows(
                 [{words(key): _shown(value) for key, value in row.items()} for row in table.head(200).iter_rows(named=True)],
             )

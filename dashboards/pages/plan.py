@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import polars as pl
 import streamlit as st
@@ -15,7 +14,6 @@ from dashboards.formats import clip, count, number, plain, share, words
 from recrl.core.errors import RecrlError
 from recrl.core.runs import RunFolder
 
-_RUNNING = "children-at-work"
 _OWN = "my own numbers"
 _FIND = ("Users needed", "Effect shown", "Power")
 
@@ -28,7 +26,7 @@ def page() -> None:
         show.part(lambda: planner(run))
         st.subheader("Start a small test", anchor=False)
         starter()
-        st.fragment(at_work, run_every=1)()
+        show.follow(_at_work, tests, seconds=1)
 
 
 def planner(run: RunFolder) -> None:
@@ -95,37 +93,39 @@ def starter() -> None:
     known = launching.policies(root)
     with st.form("trial", border=True):
         with st.container(horizontal=True):
-            simulator = st.selectbox("Simulator", found, format_func=clip, width=controls.WIDTH)
-            baseline = st.selectbox("Baseline", known, format_func=clip, width=controls.WIDTH)
-            name = st.text_input("Name of the run", value=_free_name(root), max_chars=100, width=controls.WIDTH)
-        arms = st.multiselect("Arms", known, default=[known[1]], format_func=clip, max_selections=6)
+            simulator = controls.choice("Simulator", found, "simulator")
+            baseline = controls.choice("Baseline", known, "baseline")
+            name = st.text_input("Name of the run", value=children.free_name(root, "ab-test-"), max_chars=100, width=controls.WIDTH)
+        arms = controls.choices("Arms", known, "arms", default=[known[1]], most=6)
         with st.container(horizontal=True):
-            users = st.number_input("Users an arm", 10, 20_000, 500, step=100, width=160)
-            days = st.number_input("Days", 2, 60, 7, width=120)
-            seed = st.number_input("Seed", 0, 2**31 - 1, 0, width=120)
-            scenarios = st.multiselect("Scenarios", launching.SCENARIOS, default=["strong"], width=controls.WIDTH)
+            users = st.number_input("Users an arm", 10, 20_000, 500, step=100, width=160, key="arm-users", bind="query-params")
+            days = st.number_input("Days", 2, 60, 7, width=120, key="days", bind="query-params")
+            seed = st.number_input("Seed", 0, 2**31 - 1, 0, width=120, key="seed", bind="query-params")
+            scenarios = controls.choices("Scenarios", launching.SCENARIOS, "scenarios", default=["strong"])
         asked = st.form_submit_button("Start", type="primary", icon=":material/play_arrow:")
     st.caption("It runs as a process of its own, as `recrl ab` would, and goes on when this page is closed. Two at a time at most.")
     if not asked:
         return
-    trial = launching.Trial(simulator, baseline, tuple(arms), int(users), int(days), tuple(scenarios), int(seed), name.strip())
+    trial = launching.Trial(str(simulator), str(baseline), tuple(arms), int(users), int(days), tuple(scenarios), int(seed), name.strip())
     try:
         children.start(root / trial.name, launching.command(root, trial))
     except RecrlError as error:
         show.problem(error)
 
 
-def at_work() -> None:
+def tests() -> None:
     """Tests started from this server: progress, how they ended, a button that stops them."""
-    known = children.of(queries.runs_root().absolute())[:6]
-    running = [child.run.name for child in known if child.running]
-    if st.session_state.setdefault(_RUNNING, running) != running:
-        # one began or ended: the sidebar's list of runs is another
-        st.session_state[_RUNNING] = running
-        st.rerun()
-    for child in known:
+    for child in _known():
         with st.container(border=True):
             _child(child)
+
+
+def _known() -> list[children.Child]:
+    return children.of(queries.runs_root().absolute(), "ab")[:6]
+
+
+def _at_work() -> list[str]:
+    return [child.run.name for child in _known() if child.running]
 
 
 def _child(child: children.Child) -> None:
@@ -182,8 +182,3 @@ def _typed(label: str, key: str, usual: float, help: str) -> float:
         bind="query-params",
     )
     return float(found)
-
-
-def _free_name(root: Path) -> str:
-    taken = {run.name for run in queries.list_runs(root)}
-    return next(name for k in range(1, 100_000) if (name := f"ab-test-{k}") not in taken)

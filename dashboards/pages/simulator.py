@@ -5,23 +5,13 @@ from __future__ import annotations
 import polars as pl
 import streamlit as st
 
-from dashboards import controls, readings_ab, show
+from dashboards import controls, queries, readings_ab, show
 from dashboards.figures import simulator as figures
 from dashboards.formats import clip, count, number, plain, words
+from recrl.core.errors import RecrlError
 from recrl.core.runs import RunFolder
 
 _VIEWS = ("Like the log?", "What if")
-_MEANING = {
-    "rate": "share of shown items with the behaviour",
-    "click_given": "share with a click among items with the behaviour",
-    "auc": "how well likely rows are told from unlikely ones, 0.5 to 1",
-    "ece": "mean distance of foretold and logged shares",
-    "leave_hazard": "chance that the session ends after a request",
-    "return_hazard": "chance to come back on a day, given not before",
-    "watch_seconds": "mean watch time of a shown item, in seconds",
-    "delta_dow": "weekday's effect on return, log-odds",
-    "eta_s": "effect of satisfaction on return, log-odds a unit",
-}
 
 
 def page() -> None:
@@ -59,9 +49,7 @@ def _calibration(fit: pl.DataFrame) -> None:
     st.subheader("Calibration", anchor=False)
     compared = fit.filter(pl.col("logged").is_finite() & pl.col("lower").is_finite())
     names = compared["quantity"].unique(maintain_order=True).to_list()
-    drawn = [
-        (f"fit-{name}", figures.simulator_fit, compared.filter(pl.col("quantity") == name), _MEANING.get(name, "")) for name in names[:9]
-    ]
+    drawn = [(f"fit-{name}", figures.simulator_fit, compared.filter(pl.col("quantity") == name)) for name in names[:9]]
     show.side_by_side(drawn)
     if not drawn:
         st.caption("Nothing in this table has a logged value with an interval.")
@@ -111,4 +99,9 @@ def _inside(row: dict[str, float]) -> str:
 
 
 def _members(run: RunFolder) -> int:
-    return sum(1 for _ in (run.path / "artifacts" / "ensemble").glob("member-*/world.json"))
+    folder = run.path / "artifacts" / "ensemble"
+    try:
+        queries.confine(run, folder)
+    except RecrlError:
+        return 0
+    return sum(1 for _ in folder.glob("member-*/world.json"))

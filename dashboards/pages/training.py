@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 
 import polars as pl
 import streamlit as st
@@ -15,7 +14,10 @@ from recrl.core.errors import RecrlError, StorageError
 from recrl.core.runs import RunFolder
 
 _CURVES, _TRADE, _DRIFT, _PREFERENCES, _REPRODUCTION = "Curves", "Trade-offs", "Drift and phi", "Preferences", "Reproduction"
+_PARTS = (_CURVES, _TRADE, _PREFERENCES, _REPRODUCTION, _DRIFT)
 _MARKS = {_TRADE: ("rate_", "kl_", "slack_"), _DRIFT: ("abstraction_", "guard_")}
+_TABLES = {_PREFERENCES: "reward_accuracy", _REPRODUCTION: "reproduction_cells", _DRIFT: "reproduction_switches"}
+"""Which metrics, and which table, give a run a part."""
 
 
 def page() -> None:
@@ -35,13 +37,11 @@ def body(run: RunFolder) -> None:
     )
     runs = family if together else [run]
     streams = list(dict.fromkeys(name for one in runs for name in queries.streams(one)))
-    tables = {_PREFERENCES: "reward_accuracy", _REPRODUCTION: "reproduction_cells"}
-    parts = [part for part, name in tables.items() if queries.has_table(run, name)]
-    curves = None
-    if streams:
-        curves = _curves(runs, streams, together)
-        names = () if curves is None else curves["name"].unique().to_list()
-        parts = [_CURVES, *(part for part, marks in _MARKS.items() if any(name.startswith(marks) for name in names)), *parts]
+    curves = _curves(runs, streams, together) if streams else None
+    names = [] if curves is None else curves["name"].unique().to_list()
+    marked = {part: any(name.startswith(marks) for name in names) for part, marks in _MARKS.items()}
+    held = {part: queries.has_table(run, name) for part, name in _TABLES.items()}
+    parts = [part for part in _PARTS if marked.get(part) or held.get(part) or (part == _CURVES and streams)]
     if not parts:
         show.problem(_nothing(run))
         return
@@ -51,13 +51,14 @@ def body(run: RunFolder) -> None:
             show.part(lambda: _metrics(curves, len(runs) if together else 0))
         return
     # of few runs, so loaded where asked for
-    from dashboards.pages import learners
+    from dashboards.pages import learners, recovery
 
-    if part in _MARKS and curves is not None:
-        views: dict[str, Callable[[], None]] = {_TRADE: lambda: learners.trade_offs(run, curves), _DRIFT: lambda: learners.drift(curves)}
-        views[part]()
-    else:
-        (learners.preferences if part == _PREFERENCES else learners.reproduction)(run)
+    of_run = {_PREFERENCES: learners.preferences, _REPRODUCTION: learners.reproduction, _DRIFT: recovery.body}
+    of_curves = {_TRADE: lambda found: learners.trade_offs(run, found), _DRIFT: learners.drift}
+    if held.get(part):
+        of_run[part](run)
+    if marked.get(part) and curves is not None:
+        of_curves[part](curves)
 
 
 def _nothing(run: RunFolder) -> StorageError:

@@ -10,8 +10,6 @@ from dashboards.pages import user_timeline
 from recrl.core.errors import RecrlError
 from recrl.core.runs import RunFolder
 
-_RUNNING = "what-ifs-at-work"
-
 
 def body(run: RunFolder) -> None:
     """Sliders, what runs and ran, and one simulated user."""
@@ -20,7 +18,7 @@ def body(run: RunFolder) -> None:
         _ask(run, eta)
     else:
         st.caption("This run holds no fitted simulator; recrl simulate fit makes one. Earlier what-ifs stand below.")
-    st.fragment(_ran, run_every=1 if any(child.running for child in _known()) else None)()
+    show.follow(_at_work, _ran, seconds=1)
     _one_user()
 
 
@@ -35,6 +33,9 @@ def _ask(run: RunFolder, fitted_eta: float) -> None:
                 min(fitted_eta, 10.0),
                 0.1,
                 width=250,
+                # another run's fit has another value to begin with
+                key=f"eta-{run.name}",
+                bind="query-params",
                 help="log-odds of return a unit of satisfaction; a log does not tell it. Weak is 1, strong 5; as fitted to begin with",
             )
             leaving = st.slider(
@@ -44,22 +45,41 @@ def _ask(run: RunFolder, fitted_eta: float) -> None:
                 1.0,
                 0.05,
                 width=200,
+                key="leaving",
+                bind="query-params",
                 help="the odds that a session ends after a request: below 1 sessions are deeper",
             )
-            pool = st.slider("Candidates a request", 10, 500, 100, 10, width=190, help="items the platform chooses from")
-            slate = st.slider("Items a request", 1, 20, 6, width=150)
-        with st.container(horizontal=True):
-            drift = st.selectbox(
-                "Drift", list(what_if.DRIFTS), format_func=lambda kind: f"{kind}: {what_if.DRIFTS[kind][1]}", width=controls.WIDTH + 120
+            pool = st.slider(
+                "Candidates a request", 10, 500, 100, 10, width=190, help="items the platform chooses from", key="pool", bind="query-params"
             )
+            slate = st.slider("Items a request", 1, 20, 6, width=150, key="slate", bind="query-params")
+        with st.container(horizontal=True):
+            drift = str(controls.choice("Drift", list(what_if.DRIFTS), "drift", shown=lambda kind: f"{kind}: {what_if.DRIFTS[kind][1]}"))
             times = st.slider(
-                "Drift, times its usual amplitude", 0.0, 3.0, 1.0, 0.25, width=240, help="without effect where nothing drifts"
+                "Drift, times its usual amplitude",
+                0.0,
+                3.0,
+                1.0,
+                0.25,
+                width=240,
+                help="without effect where nothing drifts",
+                key="amplitude",
+                bind="query-params",
             )
         with st.container(horizontal=True):
-            policy = st.selectbox("Shown by", launching.policies(root), format_func=lambda name: clip(name, 60), width=controls.WIDTH)
-            users = st.slider("Simulated users", 50, 1000, 200, 50, width=180)
-            days = st.slider("Days", 3, 60, 14, width=180)
-            seed = st.number_input("Seed", 0, 2**31 - 1, 0, width=120, help="the same seed: the same users and luck, so what-ifs compare")
+            policy = str(controls.choice("Shown by", launching.policies(root), "policy", shown=lambda name: clip(name, 60)))
+            users = st.slider("Simulated users", 50, 1000, 200, 50, width=180, key="users", bind="query-params")
+            days = st.slider("Days", 3, 60, 14, width=180, key="days", bind="query-params")
+            seed = st.number_input(
+                "Seed",
+                0,
+                2**31 - 1,
+                0,
+                width=120,
+                help="the same seed: the same users and luck, so what-ifs compare",
+                key="seed",
+                bind="query-params",
+            )
         begun = st.form_submit_button("Simulate", type="primary", icon=":material/play_arrow:")
     st.caption("It runs as a process of its own, as recrl simulate log would, and leaves a prepared log. Two at a time at most.")
     if not begun:
@@ -80,25 +100,26 @@ def _ask(run: RunFolder, fitted_eta: float) -> None:
         what_if.free_name(),
     )
     try:
-        children.start(what_if.stores_root() / asked.name, what_if.command(root, asked))
+        command = what_if.command(root, asked)
+        # the name comes last: a second click asks for the same under another one
+        if not any(child.running and child.command[:-1] == tuple(command[:-1]) for child in _known()):
+            children.start(queries.stores_root() / asked.name, command)
     except RecrlError as error:
         show.problem(error)
 
 
 def _known() -> list[children.Child]:
-    return [child for child in children.of(what_if.stores_root()) if child.command[:2] == ("simulate", "log")][:8]
+    return children.of(queries.stores_root(), "simulate")[:8]
+
+
+def _at_work() -> list[str]:
+    return [child.run.name for child in _known() if child.running]
 
 
 def _ran() -> None:
     """Progress of what runs, and a table of what ran."""
-    known = _known()
-    running = [child.run.name for child in known if child.running]
-    if st.session_state.setdefault(_RUNNING, running) != running:
-        # one began or ended: the logs to choose from are others
-        st.session_state[_RUNNING] = running
-        st.rerun()
     rows = []
-    for child in known:
+    for child in _known():
         if child.running:
             told = "stopping" if child.told_to_stop else "loading the log and the simulator, then simulating"
             st.progress(what_if.share_done(child), text=f"**{plain(child.run.name)}** · {told}")

@@ -148,7 +148,7 @@ def rate_table(log: Log) -> pl.DataFrame:
     for name in (*BEHAVIOURS, "watch_seconds", "rating", "reward"):
         if log.has(name) and log.n_rows:
             rate, half, count, users = _clustered_mean(log.column(name), log)
-            bounds = _share_bounds(rate, half, users) if name in BEHAVIOURS else (rate - half, rate + half)
+            bounds = share_bounds(rate, half, users) if name in BEHAVIOURS else (rate - half, rate + half)
             rows.append((name, rate, *bounds, count, _UNITS.get(name, "share of rows")))
     schema = {"signal": pl.String, "rate": pl.Float64, "lower": pl.Float64, "upper": pl.Float64, "rows": pl.Int64, "unit": pl.String}
     return pl.DataFrame(rows, schema=schema, orient="row")
@@ -167,7 +167,8 @@ def _clustered_mean(values: AnyArray, log: Log) -> tuple[float, float, int, int]
     return mean, half, count, users
 
 
-def _share_bounds(rate: float, half: float, users: int) -> tuple[float, float]:
+def share_bounds(rate: float, half: float, users: int) -> tuple[float, float]:
+    """Ends of a share's 95 % interval, of half width ``half``, on the logit scale; of 0 and 1 the exact binomial bound over users."""
     if rate in (0.0, 1.0):
         edge = 1 - 0.025 ** (1 / users)
         return max(rate - edge, 0.0), min(rate + edge, 1.0)

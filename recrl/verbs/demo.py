@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,7 +87,7 @@ def demo(options: DemoOptions, talk: Talk) -> None:
     print_effects(shown, tables["ab_design"].to_pylist(), talk)
     seconds = time.perf_counter() - started
     talk.say(f"{setting.known_test_share:.0%} of the test rows are of users seen in training")
-    talk.say(f"report:    {report}\ndashboard: recrl dashboard --runs {options.runs}\ndone in {seconds:.0f} s")
+    talk.say(f"report:    {report}\ndashboard: {to_look_at(options.runs)}\ndone in {seconds:.0f} s")
     talk.result(
         {
             "run": str(run.path),
@@ -96,3 +98,10 @@ def demo(options: DemoOptions, talk: Talk) -> None:
             "effects": effects,
         }
     )
+
+
+def to_look_at(runs: Path) -> str:
+    """The command that opens the dashboard: through make where make ran the demo, since `recrl` may be off the reader's path."""
+    if os.environ.get("RECRL_MAKE"):
+        return "make dashboard" if runs == Path("runs") else shlex.join(["make", "dashboard", f"RUNS={runs}"])
+    return shlex.join(["recrl", "dashboard", "--runs", str(runs)])

@@ -105,6 +105,18 @@ def learners() -> dict[str, pl.DataFrame]:
         for quantity in ("watch_seconds", "core_seconds")
         for seed in range(3)
     ]
+    methods = (("cem", 0.2, 0.02), ("auro", 0.6, 0.09), ("td3", 1.4, 0.12))
+    over = [
+        {"part": "held", "method": method, "seeds": 5}
+        | {f"recovery_days{end}": days * k for end, k in (("", 1.0), ("_low", 0.5), ("_high", 1.5))}
+        | {f"regret_area{end}": area * k for end, k in (("", 1.0), ("_low", 0.8), ("_high", 1.2))}
+        for method, days, area in methods
+    ]
+    switches = [
+        {"part": "held", "method": method, "switch_day": day, "seeds": 5, "recovery_days": days, "regret_area": area}
+        for method, days, area in methods
+        for day in (14, 21, 28)
+    ]
     line = " 12 requests  ▂▃▄█                                      click 0.40  return -2.00  back after {} days"
     pairs = {
         "pair": [1, 2, 3],
@@ -122,6 +134,8 @@ def learners() -> dict[str, pl.DataFrame]:
         "reward_summary": pl.DataFrame(summary),
         "reward_pairs": pl.DataFrame(pairs),
         "reproduction_cells": pl.DataFrame(cells),
+        "reproduction_recovery": pl.DataFrame(over),
+        "reproduction_switches": pl.DataFrame(switches),
     }
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
 import plotly.graph_objects as go
@@ -13,8 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from polars import selectors
 
-from dashboards import formats, queries, readings
-from dashboards.figures import ab, data, estimates, looks, simulator, training
+from dashboards import formats, learned, look, queries, readings, units
+from dashboards.figures import ab, compare, data, estimates, learners, looks, planning, simulator, timeline, training
+from recrl.core.runs import RunFolder
+from simulators.ab import METRICS
 from tests.dashboard.make_run import all_tables, make_run
 
 HOSTILE = '<img src=x onerror="alert(1)">%{x}[a](http://b)$x$' + "\u202e" + "n" * 400
@@ -73,18 +77,82 @@ def one_of(frame: pl.DataFrame, by: tuple[str, ...] = ("scenario", "metric", "ar
     return frame.join(frame.select(by).head(1), on=by, how="semi", maintain_order="left")
 
 
-def test_every_figure_has_a_title_words_and_named_axes(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "r")
-    curves = queries.curves(run, "train-bc").frame.with_columns(stream=pl.lit("train-bc"))
-    figures = [*drawn(as_read(all_tables())), ("curve", training.curve(curves, "actor_loss"))]
-    for name, figure in figures:
+UNITS = re.compile(
+    r"\b(share|days?|date|requests?|items?|rows|users|weight|updates|seconds|nats|reward|p-value|points|log-odds|relative change|"
+    r"logged / expected|propensity|no unit|0 to 1|1/s|as logged|as fitted)\b"
+)
+"""What an axis counts or measures in."""
+
+
+def of_pages(run: RunFolder) -> Iterator[tuple[str, go.Figure]]:
+    """Figures of curves, learners, comparisons, the planner, users and cohorts."""
+    tables = {name: queries.table(run, name) for name in all_tables()}
+    curves = queries.curves(run, "train-td3_bc").frame.with_columns(stream=pl.lit("train-td3_bc"))
+    for name in ("actor_loss", "q_mean", "updates_per_second"):
+        yield name, training.curve(curves, name)
+    yield "slack", learners.lines(curves, ["actor_loss"], "Slack", "of each constraint", units.axis("slack_watch_seconds"), zero=True)
+    ways = pl.DataFrame({"who": ["a"], "step": [1], "x": [1.0], "y": [3.0]})
+    yield "trade-off", learners.trade_off(ways, learned.ends(ways), "watch_seconds", "click", 0.3)
+    yield "accuracy", learners.accuracy([look.Interval("all", 0.8, 0.7, 0.9)], "held out")
+    yield "calibration", learners.calibration(tables["reward_calibration"].with_columns(lower=0.1, upper=0.2))
+    cells = tables["reproduction_cells"].filter(pl.col("quantity") == "watch_seconds")
+    yield "reproduction", learners.reproduction([look.Interval("ours", 0.8, 0.7, 0.9)], cells, "watch_seconds", "main")
+    yield "recovery", learners.recovery([look.Interval("auro", 0.8, 0.7, 0.9)], "recovery_days")
+    yield "switches", learners.switches(tables["reproduction_switches"], "regret_area", "held")
+    several = tables["estimates"].filter(pl.col("signal") == "click").with_columns(run=pl.lit("mine"))
+    yield "compared", compare.estimates(several, "click")
+    yield "effects compared", compare.effects(tables["ab_metrics"].with_columns(run=pl.lit("mine")), "day_1_retention")
+    ended = curves.filter(pl.col("name") == "q_mean").with_columns(run=pl.lit("mine"), learner=pl.lit("bc"))
+    yield "ends", compare.ends(ended, "q_mean")
+    yield "plan", planning.detectable(1.0, "share of users", (0.01, 1000), 0.8, 0.95, True)
+    starts = pl.Series([datetime(2026, 1, 1)])
+    user = pl.DataFrame({"session": [0], "place": [1], "item": [3], "click": [1]}).with_columns(started=starts, time=starts)
+    yield "user", timeline.sessions(user, "click", "u")
+    cohorts = pl.DataFrame({"cohort": ["a"], "users": [3], "rate": [0.3], "lower": [0.2], "upper": [0.4]})
+    yield "cohort rates", data.cohort_rates(cohorts, "click", "activity")
+
+
+def test_every_figure_has_a_title_words_and_a_unit_on_each_axis(tmp_path: Path) -> None:
+    for name, figure in [*drawn(as_read(all_tables())), *of_pages(make_run(tmp_path / "r"))]:
         assert figure.layout.title.text, name
         assert len(figure.layout.meta["alt"]) > 20, name
         layout = figure.to_plotly_json()["layout"]
         axes = {key: axis for key, axis in layout.items() if key.startswith(("xaxis", "yaxis"))}
         for key, axis in axes.items():
-            shared = key == "xaxis" and axis.get("matches")
-            assert shared or axis.get("title", {}).get("text") or axis.get("ticktext"), f"{name}: {key} is not named"
+            title = axis.get("title", {}).get("text") or ""
+            # an axis of names has none
+            assert UNITS.search(title) or (axis.get("ticktext") and not title), f"{name}: {key} has no unit: {title!r}"
+
+
+@pytest.mark.parametrize("prefix", ["eval_", "metrics.eval_"])
+def test_evaluations_have_the_units_of_ab_tests(prefix: str) -> None:
+    for metric in METRICS:
+        assert units.unit_of(f"{prefix}{metric.name}") == metric.unit
+
+
+@pytest.mark.parametrize(
+    ("metric", "unit"),
+    [
+        ("eval_return", "reward a life or episode"),
+        ("rate_watch_seconds", "seconds a request"),
+        ("rate_click", "mean a request"),
+        ("slack_watch_seconds", "seconds a request"),
+        ("kl_click", "nats"),
+        ("lambda_like", "no unit"),
+        ("actor_loss_watch_seconds", "no unit"),
+        ("abstraction_spread", "variance of phi, no unit"),
+        ("abstraction_loss", "no unit"),
+        ("guard_kept", "share of actions, 0 to 1"),
+        ("guard_gain", "units of reward"),
+        ("recovery_days", "days"),
+        ("test.watch_seconds.snips.value", "seconds"),
+        ("truth.click", "mean a request"),
+        ("reward.within user", "share of pairs, 0 to 1"),
+        ("<b>mine", ""),
+    ],
+)
+def test_units_of_metrics(metric: str, unit: str) -> None:
+    assert units.unit_of(metric) == unit
 
 
 def test_no_figure_lets_foreign_text_through_as_markup() -> None:
@@ -212,6 +280,8 @@ def test_effects_are_relative_to_the_size_of_the_baseline() -> None:
         (formats.change(-0.06479, "days"), "−0.0648 days"),
         (formats.change(None, "days"), "–"),
         (formats.span(-0.0989, 0.0307, "days"), "−0.0989 to +0.0307 days"),
+        (formats.between(0.0989, 0.307, "share"), "9.89 % to 30.70 %"),
+        (formats.between(3.312, 3.568, "a session"), "3.312 to 3.568 a session"),
         (formats.duration(42.4), "42 s"),
         (formats.duration(192), "3 min 12 s"),
         (formats.duration(7500), "2 h 5 min"),

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+import shlex
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,9 @@ from dashboards import children, labelling
 from dashboards.pages import label
 from recrl.core.errors import ConfigError
 from recrl.core.runs import RunFolder
+from tests.dashboard.conftest import Toy
 from tests.dashboard.test_pages import HOSTILE, text_of
+from tests.support.children import until
 
 SAID = """pair 2 of 11
   [1]  user 25
@@ -61,17 +62,18 @@ def test_what_cannot_be_asked_is_a_message(changes: dict[str, object], tmp_path:
         labelling.command(tmp_path, request(**changes))
 
 
-def test_a_person_labels_on_the_page_and_goes_on_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    root = tmp_path / "runs"
-    root.mkdir()
-    monkeypatch.setenv("RECRL_RUNS", str(root))
+def test_a_person_labels_on_the_page_and_goes_on_later(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    from recrl.verbs.prefer import PreferTrainOptions
+
+    root, asked = toy.runs, request(source="small", length=6, users=200)
     monkeypatch.setattr(label, "_PATIENCE_SECONDS", 60.0)
     app = AppTest.from_string("from dashboards.pages import label\nlabel.page()", default_timeout=90)
     app.run()
     assert not app.exception
-    child = children.start(root / "mine", labelling.command(root, request()), asks=True)
+    child = children.start(root / "mine", labelling.command(root, asked), asks=True)
     try:
-        until(lambda: labelling.waiting(child) is not None, child)
+        until(lambda: labelling.waiting(child) is not None or not child.running)
+        assert child.running, child.said()
         assert "pair 1 of 8" in app.run().get("progress")[0].proto.text
         assert len(app.table) == 2, "two timelines"
         for word, number in (("1", 2), ("2", 3), ("=", 4), ("u", 3), ("s", 4)):
@@ -82,11 +84,14 @@ def test_a_person_labels_on_the_page_and_goes_on_later(tmp_path: Path, monkeypat
         assert labelling.waiting(child).number == 4, "an answer to an earlier question is none"  # type: ignore[union-attr]
         assert labelling.answers(RunFolder(child.run)) == {"left": 1, "right": 1, "equal": 0, "skipped": 1}
         next(button for button in app.button if button.label == "Stop here").click().run()
-        until(lambda: not child.running, child)
+        until(lambda: not child.running)
         shown = text_of(app.run()).replace("\\", "")
         assert "1 left better, 1 right better, 0 equal, 1 skipped; 5 to go" in shown
-        assert f"recrl prefer train {child.run}" in shown
-        assert labelling.unfinished(root) == {"mine": request()}
+        words = shlex.split(app.code[0].value)
+        assert words[:3] == ["recrl", "prefer", "train"]
+        found = tyro.cli(PreferTrainOptions, args=words[3:])
+        assert (found.labels, found.data.data, found.data.stores, found.how.runs) == (child.run, "small", toy.stores, root)
+        assert labelling.unfinished(root) == {"mine": asked}
     finally:
         child.process.kill()
 
@@ -102,12 +107,3 @@ def test_an_absent_root_and_a_broken_labelling_are_messages(tmp_path: Path, monk
     assert not app.run().exception
     assert labelling.unfinished(tmp_path / "absent") == {}
     assert labelling.answers(run) is None
-
-
-def until(done: Callable[[], bool], child: children.Child) -> None:
-    """Wait for something of a child."""
-    for _ in range(1200):
-        if done():
-            return
-        time.sleep(0.1)
-    raise AssertionError(child.said()[-500:])

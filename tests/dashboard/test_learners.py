@@ -11,16 +11,20 @@ import pytest
 from scipy import stats
 from streamlit.testing.v1 import AppTest
 
-from dashboards import learned
+from dashboards import learned, queries
+from dashboards.figures import learners as figures
 from recrl.core.runs import RunFolder
+from recrl.reproductions.auro.report import recovery_tables
+from recrl.reproductions.study import Cell, Done
 from tests.dashboard.make_parts import learners
-from tests.dashboard.test_pages import HOSTILE, text_of
+from tests.dashboard.test_pages import HOSTILE, LINE, text_of
 
 VIEWS = {
     "Trade-offs": "✓ like holds its bound by 0.05 a request",
-    "Drift and phi": "Deepest fall of eval return: from 3 at update 20 to 1 at 40; nine tenths made good 20 updates later",
+    "Drift and phi": "Deepest fall of eval return between evaluations: from 3 at update 20 to 1 at 40; nine tenths made good 20",
     "Preferences": "right about 85 % of 60 pairs (95 % interval 74 % to 92 %): better than guessing",
     "Reproduction": "gapsConfiguration",
+    "Drift and phi, of a study": "Over 3 switches cem is back soonest, after 0.20 days on average; auro after 0.60 (0.30 to 0.90)",
 }
 
 
@@ -74,11 +78,41 @@ def test_each_view_on_whole_and_broken_runs(kind: str, tmp_path: Path, monkeypat
     run.append_metrics("train-mine", metrics)
     run.set_status("done", done=1.0)
     for view, wanted in VIEWS.items():
-        app = opened(tmp_path / "runs", view, monkeypatch)
+        app = opened(tmp_path / "runs", view.partition(",")[0], monkeypatch)
         shown = text_of(app).replace("\\", "").replace("\u00a0", " ") + "".join(expander.label for expander in app.expander)
         if kind == "whole":
             assert wanted in shown
         assert not any("<img" in element.value.replace("\\<", "") for part in ("markdown", "caption") for element in app.get(part))
+
+
+def test_what_a_page_takes_for_markup_holds_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = RunFolder.create(tmp_path / "runs" / "mine", kind="train", config={}, seed=0)
+    tables = learners()
+    image = "![i](http://example.invalid/x.png)"
+    lines = [" 12 requests  ▂▃▄█   click 0.40  back after 1.5 days", f" 3 requests  {image}   click 0.40  goes on"]
+    lines += [f" 2 requests  ▂▃   {image} 0.4  **x** 1.2.3  goes on", f"{'9' * 5000} requests  ▂   click 0.1  goes on"]
+    timelines = {f"{side}_timeline": ["\n".join(lines)] * 3 for side in ("first", "second")}
+    tables["reward_pairs"] = tables["reward_pairs"].with_columns(**{name: pl.Series(text) for name, text in timelines.items()})
+    for name, frame in tables.items():
+        run.write_table(name, frame.to_arrow())
+    run.write_table(f"reproduction_{LINE}", tables["reward_summary"].to_arrow())
+    app = opened(tmp_path / "runs", "Preferences", monkeypatch)
+    assert [table.value["requests"].to_list() for table in app.table] == [[12, 2]] * 2
+    app = opened(tmp_path / "runs", "Reproduction", monkeypatch)
+    for element in [*app.table, *app.expander]:
+        text = element.value.to_csv() if element.type == "table" else element.label
+        assert not any(markup in text.replace("\\<", "").replace("\\(", "") for markup in ("](http", "<img", "](∕", "](java"))
+
+
+def test_no_trade_off_is_dropped_without_a_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = RunFolder.create(tmp_path / "runs" / "mine", kind="train", config={}, seed=0)
+    names = ["rate_click", *(f"{kind}_r{k}" for k in range(8) for kind in ("rate", "slack"))]
+    run.append_metrics("train-mine", [{"step": step, "name": name, "value": 0.1} for step in range(3) for name in names])
+    app = opened(tmp_path / "runs", "Trade-offs", monkeypatch)
+    against = app.multiselect(key="against")
+    assert len(against.options) == 8
+    assert [charts.proto.id.split("front-")[-1] for charts in app.get("plotly_chart") if "front-" in charts.proto.id] == against.value
+    assert len(against.value) == 6
 
 
 def test_the_ends_that_none_beats_are_the_front() -> None:
@@ -113,6 +147,28 @@ def test_intervals_over_seeds_are_students() -> None:
     expected = stats.t.interval(0.95, 2, loc=7 / 3, scale=stats.sem([1.0, 2.0, 4.0]))
     assert (found["a"]["lower"], found["a"]["upper"]) == pytest.approx(expected)
     assert math.isnan(found["b"]["lower"])
+
+
+def test_recoveries_are_what_the_study_writes(tmp_path: Path) -> None:
+    regret = {"oracle": 0.0, "auro": 0.01, "td3": 0.02}
+    done = []
+    for seed in (0, 1):
+        for method, lost in regret.items():
+            # away from its level on the two days after each switch, a week apart
+            days = [{"expected": 10 * (0.8 - lost - (10 * lost if day % 7 < 2 else 0.0)), "sessions": 10.0} for day in range(28)]
+            done.append(Done(Cell("held", method, seed), {"days": days}, 1.0))
+    run = RunFolder.create(tmp_path / "mine", kind="reproduction", config={}, seed=0)
+    for name, rows in zip(("recovery", "switches"), recovery_tables(done), strict=True):
+        run.write_table(f"reproduction_{name}", pl.DataFrame(rows).to_arrow())
+    over, each = (queries.table(run, f"reproduction_{name}") for name in ("recovery", "switches"))
+    assert over["method"].to_list() == ["auro", "td3"]
+    assert each.filter(pl.col("method") == "auro")["switch_day"].to_list() == [14, 21]
+    figure = figures.switches(each, "regret_area", "held")
+    assert [shape["x0"] for shape in figure.to_dict()["layout"]["shapes"]] == [14, 21], "the days on which the drift switches"
+    assert [trace.name for trace in figure.data] == ["auro", "td3"]
+    row = each.row(0, named=True)
+    # two days of the week, each .1 above its level
+    assert row["regret_area"] == pytest.approx(0.2)
 
 
 def test_single_pairs_are_looked_at_and_filtered_by_agreement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import resource
 import subprocess
 import sys
 from itertools import cycle, islice
@@ -17,7 +19,7 @@ from recrl.core.runs import RunFolder
 from tests.conftest import REPOSITORY
 from tests.dashboard.make_run import all_tables, make_run, metric_rows
 
-PAGES = ("home", "data", "training", "estimates", "simulator", "ab", "plan", "compare")
+PAGES = ("home", "data", "training", "estimates", "simulator", "ab", "plan", "label", "compare")
 HOSTILE = '<img src=x onerror="alert(1)"><script>alert(2)</script>[a](javascript:alert(3)) ![i](http://example.invalid/x.png) :red[r] $x$'
 LINE = HOSTILE.replace("/", "∕")
 
@@ -53,6 +55,7 @@ def test_each_page_shows_the_run(page: str, runs: Path, monkeypatch: pytest.Monk
         "training": "td3_bc, at update 1,980",
         "estimates": "highest usable estimate is td3_bc by ncis: 60.50 %",
         "plan": "users an arm show an effect of 0.42 pp",
+        "label": "Start labelling",
         "compare": "Compare runs on one log and one split only",
         "simulator": "2 of 2 fitted quantities lie within",
         "ab": "Scenario fitted · 1.2 M user steps in 48 s",
@@ -63,8 +66,9 @@ def test_each_page_shows_the_run(page: str, runs: Path, monkeypatch: pytest.Monk
 @pytest.mark.parametrize("page", PAGES)
 def test_an_empty_root_says_what_to_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shown = text_of(open_page(page, tmp_path / "absent", monkeypatch))
-    assert "No runs yet" in shown
-    assert "make demo" in shown
+    # simulated users can be labelled without any run
+    for wanted in ("Start labelling",) if page == "label" else ("No runs yet", "make demo"):
+        assert wanted in shown
 
 
 @pytest.mark.parametrize("name", ["../demo", "/etc/passwd", "nobody", "..%2Fdemo", HOSTILE])
@@ -78,7 +82,7 @@ def test_a_foreign_run_in_the_url_is_a_message(name: str, runs: Path, monkeypatc
 def test_missing_tables_are_messages_that_say_what_to_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     RunFolder.create(tmp_path / "runs" / "bare", kind="train", config={}, seed=0).set_status("done", done=1.0)
     shown = text_of(open_page(page, tmp_path / "runs", monkeypatch, "bare"))
-    if page not in ("home", "plan"):
+    if page not in ("home", "plan", "label"):
         assert "recrl demo" in shown
         assert "This run " in shown
 
@@ -120,9 +124,27 @@ def bad(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", sorted({*PAGES} - {"label"}))
 def test_half_written_tables_and_a_missing_config_are_messages(page: str, bad: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "cannot be read" in text_of(open_page(page, bad, monkeypatch, "half"))
+
+
+def test_a_folder_of_gigabytes_is_a_message_and_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run(tmp_path / "runs" / "huge")
+    shape = run.path / "checkpoints" / "step-1.safetensors"
+    shape.parent.mkdir()
+    shape.touch()
+    tables = [run.path / "artifacts" / f"{name}.parquet" for name in ("estimates", "ab_metrics", "data_depth", "simulator_fit")]
+    for path in (shape, *tables, *run.path.glob("metrics/*/*.parquet"), run.path / "config.json"):
+        # takes no room on the disk
+        os.truncate(path, 2 << 30)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for page in PAGES:
+        shown = text_of(open_page(page, tmp_path / "runs", monkeypatch, "huge"))
+        if page in ("data", "training", "estimates", "simulator", "ab"):
+            assert "cannot be read" in shown
+    assert "larger than any run writes" in queries.summary(run).problem
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000, "kilobytes"
 
 
 @pytest.mark.parametrize("kind", ["empty", "odd"])
@@ -188,12 +210,12 @@ def test_no_page_loads_torch(runs: Path) -> None:
 import sys
 from streamlit.testing.v1 import AppTest
 import dashboards.report, dashboards.serve, dashboards.pages.user_timeline, dashboards.pages.cohort_rates
-import dashboards.pages.learners, dashboards.pages.what_if
+import dashboards.pages.learners, dashboards.pages.what_if, dashboards.pages.prepared, dashboards.pages.recovery
 from dashboards import queries, seeds
 from recrl.core.runs import RunFolder
 from itertools import cycle, islice
 from pathlib import Path
-for page in {(*PAGES, "label")!r}:
+for page in {PAGES!r}:
     app = AppTest.from_string(f"from dashboards.pages import {{page}}\\n{{page}}.page()", default_timeout=60)
     app.query_params["run"] = "demo"
     app.run()
@@ -203,8 +225,6 @@ dashboards.report.write_report(RunFolder(Path({str(runs / "demo")!r})))
 heavy = sorted({{name.split(".")[0] for name in sys.modules}} & {{"torch", "lightgbm", "simulators", "offline_eval"}})
 assert not heavy, heavy
 """
-    import os
-
     done = subprocess.run(
         [sys.executable, "-c", script], env={**os.environ, "RECRL_RUNS": str(runs)}, capture_output=True, text=True, timeout=120
     )
@@ -283,3 +303,17 @@ def test_seeds_of_one_command_are_one_curve_with_a_band(tmp_path: Path, monkeypa
     app = open_page("training", root, monkeypatch, "mine-seed1")
     assert "All 3 seeds of mine" in app.toggle(key="seeds").label
     assert not app.toggle(key="seeds").set_value(False).run().exception
+
+
+def test_an_address_cannot_ask_for_more_runs_than_the_picker_allows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = tmp_path / "runs"
+    names = [f"run-{k}" for k in range(10)]
+    for name in names:
+        RunFolder.create(root / name, kind="train", config={}, seed=0).set_status("done", done=1.0)
+    monkeypatch.setenv("RECRL_RUNS", str(root))
+    app = AppTest.from_string("from dashboards.pages import compare\ncompare.page()", default_timeout=30)
+    app.query_params["run"], app.query_params["runs"] = "run-0", names
+    app.run()
+    assert not app.exception, [element.message for element in app.exception]
+    assert app.multiselect(key="runs").proto.max_selections == 8, "the control says how many, and refuses more"
+    assert len(app.multiselect(key="runs").value) <= 8

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import time
 from itertools import pairwise
 from pathlib import Path
 
 import polars as pl
 import pytest
 import tyro
+from streamlit.testing.v1 import AppTest
 
 from dashboards import children, launching, planning
 from recrl.core.errors import ConfigError
@@ -18,8 +18,10 @@ from recrl.core.runs import RunFolder
 from recrl.verbs.ab import AbOptions
 from recrl.verbs.power import pilot_deviation
 from simulators.ab import sequential, statistics
+from tests.dashboard.conftest import Toy
 from tests.dashboard.make_run import make_run
 from tests.dashboard.test_pages import open_page, text_of
+from tests.support.children import until
 
 
 @pytest.mark.parametrize("paired", [True, False])
@@ -140,14 +142,24 @@ def test_a_child_says_what_went_wrong_and_how_to_mend_it(tmp_path: Path) -> None
     assert error is not None
     assert "unknown command 'nothing'" in error.what
     assert "simulate fit" in error.mend
-    assert children.of(tmp_path) == [child]
+    assert (children.of(tmp_path, "nothing"), children.of(tmp_path, "ab")) == ([child], [])
+    assert children.Child(child.run, ("ab", "a b"), child.process, child.out, child.err).shown == "recrl ab 'a b'"
 
 
 def test_a_child_is_stopped_and_only_two_are_at_work(tmp_path: Path) -> None:
     # a command that goes on until it is interrupted
     command = ["dashboard", f"--runs={tmp_path}", "--port=0"]
-    at_work = [children.start(tmp_path / f"run-{k}", command) for k in range(2)]
+    names, at_work = [], []
     try:
+        for _ in range(2):
+            names.append(children.free_name(tmp_path, "run-"))
+            at_work.append(children.start(tmp_path / names[-1], command))
+            for asks in (False, True):
+                # a second click on the button of a slow page
+                with pytest.raises(ConfigError, match="a command is at work on"):
+                    children.start(tmp_path / names[-1], command, asks=asks)
+        assert names == ["run-1", "run-2"], "no folder is there yet, and yet the name is taken"
+        assert children.of(tmp_path, "dashboard") == at_work[::-1]
         with pytest.raises(ConfigError, match="2 commands are at work"):
             children.start(tmp_path / "third", command)
         assert at_work[0].outcome() is None
@@ -163,30 +175,39 @@ def test_a_child_is_stopped_and_only_two_are_at_work(tmp_path: Path) -> None:
         children.start(tmp_path / "there", command)
 
 
-def test_the_form_starts_a_child_and_the_page_shows_how_it_ended(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    make_run(root / "demo")
-    begin, asked = children.start, []
+def test_the_form_starts_a_test_and_the_page_says_how_it_ended(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = children.start(toy.runs / "labels-1", ["prefer", "--help"], asks=True)
+    app = open_page("plan", toy.runs, monkeypatch, "world")
+    for key, value in {"arm-users": 20, "days": 2}.items():
+        app.number_input(key=key).set_value(value)
+    app.multiselect(key="arms").set_value(["cloned/bc-fusion_weights"])
+    press(app, "Start")
+    (child,) = children.of(toy.runs, "ab")
+    assert child.run.name == "ab-test-1"
+    ended(child)
+    assert child.outcome() is None, child.said()
+    held = pl.read_parquet(child.run / "artifacts" / "ab_design.parquet").row(0, named=True)
+    assert (held["users"], held["days"], held["arms"]) == (20, 2, "popularity,bc-fusion_weights")
+    ended(labels)
+    shown = text_of(app.run()).replace("\\", "")
+    assert "**ab-test-1**: choose it in the sidebar" in shown
+    assert "labels-1" not in shown, "a labelling is no test"
 
-    def start(run: Path, command: list[str]) -> children.Child:
-        asked.append(command)
-        return begin(run, ["nothing"])
 
-    monkeypatch.setattr(children, "start", start)
-    app = open_page("plan", root, monkeypatch, "demo")
-    next(button for button in app.button if button.label == "Start").click().run()
-    assert not app.exception
-    assert asked == [
-        launching.command(root.absolute(), trial(arms=("random",), users=500, days=7, seed=0, scenarios=("strong",), name="ab-test-1"))
-    ]
-    ended(children.of(root.absolute())[0])
-    app.run()
-    assert "Unknown command" in text_of(app)
+def test_a_test_that_fails_says_how_to_mend_it(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RECRL_STORES", str(toy.stores / "nowhere"))
+    app = open_page("plan", toy.runs, monkeypatch, "world")
+    press(app, "Start")
+    ended(children.of(toy.runs, "ab")[0])
+    assert "No dataset or store" in text_of(app.run())
+
+
+def press(app: AppTest, label: str) -> None:
+    """Click the button of a form."""
+    next(button for button in app.button if button.label == label).click().run()
+    assert not app.exception, [element.message for element in app.exception]
 
 
 def ended(child: children.Child) -> None:
     """Wait until a child has ended."""
-    for _ in range(600):
-        if not child.running:
-            return
-        time.sleep(0.1)
-    raise AssertionError("the child did not end")
+    until(lambda: not child.running)

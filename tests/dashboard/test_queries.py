@@ -12,14 +12,18 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+import tyro
 from polars.testing import assert_frame_equal
 
-from dashboards import queries
+from dashboards import labelling, launching, queries
 from dashboards.schema import TABLES
-from recrl.core.errors import StorageError
+from recrl.core.errors import ConfigError, StorageError
+from recrl.core.files import write_json
 from recrl.core.runs import RunFolder
+from recrl.verbs.ab import AbOptions
 from tests.conftest import REPOSITORY
 from tests.dashboard.make_run import all_tables, make_run
+from tests.dashboard.test_pages import open_page
 
 
 @pytest.fixture
@@ -54,6 +58,59 @@ def test_a_linked_table_or_config_outside_the_run_is_not_read(run: RunFolder, tm
     with pytest.raises(StorageError, match="leads out"):
         queries.config(run)
     assert queries.list_runs(run.path.parent)[0].state == "broken"
+
+
+def test_linked_policies_simulators_and_answers_outside_the_run_are_not_read(run: RunFolder, tmp_path: Path) -> None:
+    root, outside = run.path.parent, tmp_path / "outside"
+    write_json(outside / "mine" / "policy.json", {})
+    write_json(outside / "world.json", {})
+    pl.DataFrame({"preferred": [1.0, 0.0]}).write_parquet(outside / "preferences.parquet", metadata={"answered": "2"})
+    for link, to in {"policies": ".", "simulator": ".", "ensemble": ".", "preferences.parquet": "preferences.parquet"}.items():
+        (run.path / "artifacts" / link).symlink_to(outside / to)
+    (root / "second" / "artifacts" / "policies").mkdir(parents=True)
+    (root / "second" / "artifacts" / "policies" / "mine").symlink_to(outside / "mine")
+    write_json(root / "third" / "artifacts" / "policies" / "mine" / "policy.json", {})
+    (root / "third" / "artifacts" / "policies" / "mine" / "weights.safetensors").symlink_to(outside / "world.json")
+    assert launching.policies(root) == ["popularity", "random", "third/mine"]
+    assert launching.simulators(root) == []
+    assert labelling.answers(run) is None
+    for name in ("demo/mine", "second/mine", "third/mine"):
+        with pytest.raises(StorageError, match="leads out of the run folder"):
+            launching.policy_path(root, name)
+    with pytest.raises(ConfigError, match="leads out of the run folder"):
+        launching.data_options(root, "demo")
+
+
+def test_an_ab_test_is_started_where_the_logs_are(run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RECRL_STORES", str(tmp_path / "my logs"))
+    asked = launching.Trial("demo", "popularity", ("random",), 50, 3, ("weak",), 0, "mine")
+    words = launching.command(run.path.parent, asked)
+    assert f"--stores={tmp_path / 'my logs'}" in words
+    assert tyro.cli(AbOptions, args=words[1:]).data.stores == tmp_path / "my logs"
+
+
+def test_answers_are_read_where_they_lie_in_the_run(run: RunFolder) -> None:
+    path = run.path / "artifacts" / "preferences.parquet"
+    pl.DataFrame({"preferred": [1.0, 0.0, None, 0.5, 1.0]}).write_parquet(path, metadata={"answered": "4"})
+    assert labelling.answers(run) == {"left": 1, "right": 1, "equal": 1, "skipped": 1}
+
+
+def test_a_policy_appears_once_its_last_file_stands(run: RunFolder) -> None:
+    root, folder = run.path.parent, run.path / "artifacts" / "policies" / "bc"
+    folder.mkdir(parents=True)
+    assert "demo/bc" not in launching.policies(root)
+    write_json(folder / "policy.json", {})
+    assert "demo/bc" in launching.policies(root)
+
+
+def test_linked_stores_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RECRL_STORES", str(tmp_path / "stores"))
+    for folder in ("stores/mine", "elsewhere", "stores/half"):
+        (tmp_path / folder).mkdir(parents=True)
+    for folder in ("stores/mine", "elsewhere"):
+        write_json(tmp_path / folder / "manifest.json", {})
+    (tmp_path / "stores" / "linked").symlink_to(tmp_path / "elsewhere")
+    assert queries.stores() == ["mine"]
 
 
 def test_every_table_reads_back_as_written(run: RunFolder) -> None:
@@ -161,6 +218,17 @@ def test_runs_are_listed_newest_first_with_their_problems(tmp_path: Path) -> Non
     assert "config.json is missing" in runs["no-config"].problem
     assert "not valid JSON" in runs["torn"].problem
     assert new.name == "new"
+
+
+def test_odd_heartbeats_do_not_take_a_page_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    times = [{"started": math.nan}, {"started": 1e300}, {"updated": math.inf}, {"updated": -1.0}]
+    for k, odd in enumerate([{}, *times, {"pid": 10**30}, {"pid": 0}, {"pid": 2**31}]):
+        run = RunFolder.create(tmp_path / "runs" / f"run-{k}", kind="train", config={}, seed=k)
+        (run.path / "status.json").write_text(json.dumps({**json.loads((run.path / "status.json").read_text()), **odd}))
+    states = {"run-0": "running", **{f"run-{k}": "broken" for k in range(1, 8)}}
+    assert {run.name: run.state for run in queries.list_runs(tmp_path / "runs")} == states
+    shown = open_page("home", tmp_path / "runs", monkeypatch, "run-0").dataframe[-1].value
+    assert [state for _, state in sorted(zip(shown["run"], shown["state"], strict=True))] == ["▶ running"] + ["⚠ broken"] * 7
 
 
 def test_a_killed_run_shows_as_stopped(tmp_path: Path) -> None:

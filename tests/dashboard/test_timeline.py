@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +90,46 @@ def test_the_page_shows_the_user_that_is_asked_for(run: RunFolder, monkeypatch: 
     assert "20 rows in 4 sessions" in text_of(app)
 
 
+def test_a_store_that_is_swapped_meanwhile_is_a_message(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Path] = []
+    stat = Path.stat
+
+    def swapped(path: Path, **options: bool) -> os.stat_result:
+        if path.name == "manifest.json":
+            asked.append(path)
+            if len(asked) > 1:
+                raise FileNotFoundError(path)
+        return stat(path, **options)
+
+    timeline.store_of(run)
+    monkeypatch.setattr(Path, "stat", swapped)
+    assert timeline.store_of(run).manifest.rows == 120, "asked once, or not at all"
+    with pytest.raises(StorageError, match="no prepared log"):
+        timeline.store_of(run)
+
+
+def test_a_prepared_log_is_looked_at_without_any_run(run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RECRL_RUNS", str(tmp_path / "no runs"))
+    app = AppTest.from_string("from dashboards.pages import data\ndata.page()", default_timeout=60).run()
+    assert "No runs yet" in text_of(app)
+    app.selectbox(key="log").select("mine").run()
+    assert "No runs yet" not in text_of(app)
+    assert {fact.label: fact.value for fact in app.metric} == {"Rows": "120", "Users": "6", "Items": "29"}
+    assert f"recrl data describe mine --stores {tmp_path / 'stores'} --runs" in text_of(app)
+    app.toggle(key="cohorts").set_value(True)
+    app.toggle(key="timeline").set_value(True).run()
+    assert not app.exception
+    assert "Intervals over 6 users" in text_of(app)
+    assert "20 rows in 4 sessions" in text_of(app)
+    monkeypatch.setenv("RECRL_RUNS", str(run.path.parent))
+    app.run()
+    assert not app.exception
+    assert "Described by the run demo" in text_of(app)
+    assert "943" in {fact.value for fact in app.metric}, "what that run found"
+    app.query_params["log"] = "../stores/mine"
+    assert not app.run().exception
+
+
 def test_rates_by_cohort_are_those_of_the_log(run: RunFolder) -> None:
     store = timeline.store_of(run)
     log = store.log()
@@ -100,10 +141,26 @@ def test_rates_by_cohort_are_those_of_the_log(run: RunFolder) -> None:
     groups = cohorts.rates(store, cohorts.ACTIVITY, "click")
     assert groups["users"].to_list() == [2, 2, 2]
     assert (groups["rate"] * groups["rows"]).sum() == pytest.approx(log.column("click").sum())
-    # the interval of a mean over users, all with as many rows
-    by_user = np.array([log.column("click")[log.column("user") == user].mean() for user in range(6)])
-    half = 1.96 * by_user.std() / np.sqrt(6)
-    assert first["upper"][0] - first["rate"][0] == pytest.approx(half)
+    # all users have as many rows: ties fall in the store's order
+    for k, rate in enumerate(groups["rate"]):
+        assert rate == pytest.approx(log.column("click")[np.isin(log.column("user"), (2 * k, 2 * k + 1))].mean())
+    # one cohort of everybody: the interval that `recrl data describe` gives
+    whole = rd.describe(store).tables["data_rates"].to_pylist()[0]
+    assert first.select("rate", "lower", "upper").row(0) == pytest.approx(tuple(whole[name] for name in ("rate", "lower", "upper")))
+
+
+def test_intervals_of_small_cohorts_are_wide_or_none(tmp_path: Path) -> None:
+    late = 1_700_000_000_000 + 9 * DAY
+    rows = [(f"early {user}", user, 1_700_000_000_000 + user, 0) for user in range(2)]
+    rows += [("late", item, late + item, int(item > 1)) for item in range(1, 4)]
+    frame = pd.DataFrame(rows, columns=["user_id", "item_id", "timestamp_ms", "click"])
+    store = rd.from_frame(frame, "few", stores=tmp_path / "stores")
+    never, alone = cohorts.rates(store, cohorts.FIRST_WEEK, "click").iter_rows(named=True)
+    assert (never["rate"], never["lower"]) == (0.0, 0.0)
+    # neither of two users: 0 of 2, exactly
+    assert never["upper"] == pytest.approx(1 - 0.025**0.5)
+    assert alone["rate"] == pytest.approx(2 / 3)
+    assert np.isnan([alone["lower"], alone["upper"]]).all(), "one user leaves nothing to compare"
 
 
 def test_cohorts_are_compared_on_the_page(run: RunFolder) -> None:

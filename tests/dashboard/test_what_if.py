@@ -9,7 +9,7 @@ import pytest
 import tyro
 from streamlit.testing.v1 import AppTest
 
-from dashboards import children, what_if
+from dashboards import children, queries, what_if
 from recrl.core.errors import ConfigError
 from recrl.core.files import write_json
 from tests.dashboard.make_run import make_run
@@ -53,7 +53,7 @@ def test_the_sliders_start_a_child_and_the_page_shows_how_it_ended(root: Path, m
 
     def start(run: Path, command: list[str]) -> children.Child:
         asked.append(command)
-        return begin(run, ["simulate", "log", "nobody", f"--stores={root}", "--data=absent"])
+        return begin(run, [*command[:2], "nobody", f"--stores={root}", "--data=absent"])
 
     monkeypatch.setattr(children, "start", start)
     app = AppTest.from_string("from dashboards.pages import simulator\nsimulator.page()", default_timeout=60)
@@ -69,18 +69,46 @@ def test_the_sliders_start_a_child_and_the_page_shows_how_it_ended(root: Path, m
     next(button for button in app.button if button.label == "Simulate").click().run()
     assert not app.exception
     assert {"--pool=60", "--eta-s=3.2", "--leave-odds=0.5"} <= set(asked[0])
-    child = children.of(what_if.stores_root())[0]
+    child = children.of(queries.stores_root(), "simulate")[0]
     ended(child)
     assert "No dataset or store" in text_of(app.run())
 
 
+def test_an_address_sets_the_sliders_and_a_second_click_starts_nothing(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begin = children.start
+
+    def start(run: Path, command: list[str]) -> children.Child:
+        # goes on until it is interrupted, and reads as what was asked
+        child = begin(run, ["dashboard", f"--runs={root}", "--port=0"])
+        child.command = tuple(command)
+        return child
+
+    monkeypatch.setattr(children, "start", start)
+    app = AppTest.from_string("from dashboards.pages import simulator\nsimulator.page()", default_timeout=60)
+    chosen = {"eta-demo": "3.2", "slate": "4", "drift": "weekly: responses follow the week, and wander", "days": "7", "seed": "5"}
+    for key, value in {"run": "demo", "view": "What if", "pool": HOSTILE, "users": "1e300", **chosen}.items():
+        app.query_params[key] = value
+    app.run()
+    try:
+        for _ in range(2):
+            next(button for button in app.button if button.label == "Simulate").click().run()
+            assert not app.exception
+        (child,) = children.of(queries.stores_root(), "simulate")
+        wanted = {"--eta-s=3.2", "--slate=4", "--drift.kind=weekly", "--days=7", "--seed=5", "--pool=100", "--users=200"}
+        assert wanted <= set(child.command)
+        assert (child.run.name, what_if.free_name()) == ("what-if-1", "what-if-2")
+    finally:
+        for child in children.of(queries.stores_root(), "simulate"):
+            child.process.kill()
+
+
 def test_progress_and_results_are_read_from_what_it_says(root: Path) -> None:
-    child = children.start(what_if.stores_root() / "what-if-9", ["nothing"])
+    child = children.start(queries.stores_root() / "what-if-9", ["nothing"])
     ended(child)
     child.err.write(b"prepare: 100%  x\nsimulate log:  40%  day 3 of 7\n")
     child.err.flush()
     assert what_if.share_done(child) == 0.4
     assert what_if.free_name() == "what-if-1"
-    (what_if.stores_root() / "what-if-1").mkdir(parents=True)
-    (what_if.stores_root() / "what-if-1" / "manifest.json").write_text("{}")
+    (queries.stores_root() / "what-if-1").mkdir(parents=True)
+    (queries.stores_root() / "what-if-1" / "manifest.json").write_text("{}")
     assert (what_if.made(), what_if.free_name()) == (["what-if-1"], "what-if-2")
