@@ -14,19 +14,14 @@ from scipy.optimize import minimize
 import offline_eval
 from recrl.algorithms.actor_critic import ActorCriticConfig, Look, MultiCritic
 from recrl.algorithms.joint_critic import JointCritic, JointCriticConfig
-from recrl.algorithms.likelihood import Likelihood
-from recrl.algorithms.pareto import Pareto, ParetoConfig, min_norm_weights
 from recrl.algorithms.parity import tscac as quirks
 from recrl.algorithms.rcpo import RCPO, RCPOConfig
-from recrl.algorithms.task import Task
 from recrl.algorithms.tscac import TSCAC, TSCACConfig, closed_form_policy, projection_weights
 from recrl.algorithms.tscac_ddpg import TSCACDDPG, Stage, TSCACDDPGConfig, closeness_gate
-from recrl.checks import check_algorithm, check_no_sync
 from recrl.core.errors import ConfigError
 from recrl.core.objective import Constraint, Objective, Signal
-from recrl.core.torch.views import transitions_to
 from recrl.policies.encoders import EncoderConfig
-from recrl.policies.items import ItemPolicy, SoftmaxScores, item_spec
+from recrl.policies.items import ItemPolicy
 from recrl.policies.vector import ActorConfig, VectorPolicy
 from tests.support import small
 from tests.support.cmdp import CMDP
@@ -35,12 +30,6 @@ AUX = np.log([[0.6, 0.3, 0.1], [0.2, 0.5, 0.3]])
 GAIN = np.array([1.0, 0.0, -1.0])
 THREE = Objective(Signal("long_view"), (Constraint.parse("like>=0.1"), Constraint.parse("click<=0.5@0.5")))
 TINY = ActorConfig(EncoderConfig("history", history=4), hidden=(8,))
-
-
-def batch(kind: str):
-    """Ten rows with three rewards."""
-    rows = small.buffer(kind).gather(torch.arange(10) * 8 + 3)
-    return replace(rows, reward=torch.rand(10, 3, generator=torch.Generator().manual_seed(0)))
 
 
 # ---------------------------------------------------------------- B: the published evaluation
@@ -194,7 +183,7 @@ def look(rows, reward: torch.Tensor) -> Look:
 
 
 def test_targets_have_one_row_a_response_and_end_where_the_user_does():
-    rows = batch("item")
+    rows = small.three_rewards("item")
     rows = replace(rows, terminated=torch.arange(10) == 4, session_end=torch.arange(10) == 5)
     one, reward = critic(), rows.reward.T.contiguous()
     target = one.target(rows, reward)
@@ -213,7 +202,7 @@ def test_targets_have_one_row_a_response_and_end_where_the_user_does():
 
 
 def test_critics_do_not_touch_each_other():
-    rows = batch("item")
+    rows = small.three_rewards("item")
     first, second = critic(), critic()
     reward = rows.reward.T.contiguous()
     other = reward.clone()
@@ -228,7 +217,7 @@ def test_critics_do_not_touch_each_other():
 
 
 def test_a_row_is_weighted_by_its_ratio_and_unknown_ones_not_at_all():
-    rows = batch("item")
+    rows = small.three_rewards("item")
     reward = rows.reward.T.contiguous()
     ratio = torch.ones(10)
     ratio[3:] = 0.0
@@ -242,7 +231,7 @@ def test_a_row_is_weighted_by_its_ratio_and_unknown_ones_not_at_all():
 
 def test_imitation_is_of_the_rows_own_action():
     """The gradient of a row is that of its own logged action; in the reference it is that of the batch's mean."""
-    task, rows = small.task("continuous", THREE), batch("continuous")
+    task, rows = small.task("continuous", THREE), small.three_rewards("continuous")
     config = TSCACDDPGConfig(actor=TINY, critic_hidden=(8,))
     stage = Stage(config, task, [0, 1, 2], [VectorPolicy(task.action_spec, TINY, task.item_vectors, 0)], 1)
     changed = rows.action.clone()
@@ -272,7 +261,7 @@ def test_the_published_gate_is_at_most_a_seventy_fifth():
 
 @pytest.mark.parametrize("kind", ["item", "continuous"])
 def test_stage_two_leaves_stage_one_alone(kind):
-    rows = batch(kind)
+    rows = small.three_rewards(kind)
     for method in (TSCAC, *((TSCACDDPG,) if kind == "continuous" else ())):
         learner = method(method.config_type(actor=TINY, critic_hidden=(8,), stage_one_updates=2), small.task(kind, THREE))
         stages = [float(learner.update(rows).metrics["stage"]) for _ in range(3)]
@@ -295,7 +284,7 @@ def test_weights_and_gate_have_no_gradient():
 
 
 def test_the_order_of_a_batch_does_not_matter():
-    rows, order = batch("item"), torch.randperm(10, generator=torch.Generator().manual_seed(3))
+    rows, order = small.three_rewards("item"), torch.randperm(10, generator=torch.Generator().manual_seed(3))
     shuffled = small.buffer("item").gather((torch.arange(10) * 8 + 3)[order])
     shuffled = replace(shuffled, reward=rows.reward[order])
     learners = [TSCAC(TSCACConfig(actor=TINY, critic_hidden=(8,), stage_one_updates=2), small.task("item", THREE)) for _ in range(2)]
@@ -308,7 +297,7 @@ def test_the_order_of_a_batch_does_not_matter():
 
 def test_no_gate_and_no_pull_is_the_main_response_alone():
     """F: with lambda = 0 and k = 0 deterministic TSCAC is DDPG with imitation on the main response."""
-    rows = batch("continuous")
+    rows = small.three_rewards("continuous")
     alone, main = replace(rows, reward=rows.reward[:, :1]), Objective(THREE.main)
     config = TSCACDDPGConfig(actor=TINY, critic_hidden=(8,), stage_one_updates=3, multipliers=(0.0,), closeness=0.0)
     free, bound = TSCACDDPG(config, small.task("continuous", main)), TSCACDDPG(config, small.task("continuous", THREE))
@@ -322,7 +311,7 @@ def test_no_gate_and_no_pull_is_the_main_response_alone():
 @pytest.mark.parametrize("clipped", [True, False])
 def test_an_independent_step_of_ddpg_with_imitation_is_the_same(clipped):
     """F, written anew with plain matrices and torch's own Adam: lambda = 0 and k = 0, five updates of stage two, to rounding."""
-    spec, rows = small.task("continuous", THREE), batch("continuous")
+    spec, rows = small.task("continuous", THREE), small.three_rewards("continuous")
     rows = replace(
         rows, terminated=torch.arange(10) == 4, session_end=torch.arange(10) == 5, truncated=torch.arange(10) == (7 if clipped else 99)
     )
@@ -366,7 +355,7 @@ def test_an_independent_step_of_ddpg_with_imitation_is_the_same(clipped):
 
 
 def test_deterministic_targets_end_where_the_user_does_and_discount_as_the_response_says():
-    task, rows = small.task("continuous", THREE), batch("continuous")
+    task, rows = small.task("continuous", THREE), small.three_rewards("continuous")
     across = replace(THREE.constraints[1], signal=Signal("click", 1.0, 0.5, 0.2))
     task = replace(task, objective=replace(THREE, constraints=(THREE.constraints[0], across)))
     rows = replace(rows, terminated=torch.arange(10) == 4, session_end=(torch.arange(10) == 5) | (torch.arange(10) == 4))
@@ -385,7 +374,7 @@ def test_deterministic_targets_end_where_the_user_does_and_discount_as_the_respo
 
 
 def test_deterministic_critics_do_not_touch_each_other():
-    task, rows = small.task("continuous", THREE), batch("continuous")
+    task, rows = small.task("continuous", THREE), small.three_rewards("continuous")
     config = TSCACDDPGConfig(actor=TINY, critic_hidden=(8,))
     first, second = (Stage(config, task, [0, 1, 2], [VectorPolicy(task.action_spec, TINY, task.item_vectors, 0)], 1) for _ in range(2))
     reward = rows.reward.T.contiguous()
@@ -424,7 +413,7 @@ def ratio_of(policy: ItemPolicy, behaviour: ItemPolicy, rows, clip: float) -> to
 @pytest.mark.parametrize("clip", [10.0, 1.0])
 def test_ratios_carry_no_gradient(clip):
     """RCPO's step and those of TSCAC's stage one are ``rho A grad log pi``: with a gradient through ``rho`` they would be another."""
-    rows, spec = batch("item"), small.task("item", THREE)
+    rows, spec = small.three_rewards("item"), small.task("item", THREE)
     gain = torch.randn(1, 10, generator=torch.Generator().manual_seed(5))
     same = {"actor": TINY, "critic_hidden": (8,), "standardise": False, "imitation": 0.05, "ratio_clip": clip, "actor_learning_rate": 0.05}
     rcpo = RCPO(RCPOConfig(**same, stage_one_updates=1), spec)
@@ -452,7 +441,7 @@ def test_ratios_carry_no_gradient(clip):
 
 def test_the_clone_is_fitted_first_and_then_frozen():
     """Stage one divides by a clone that no longer moves; its policies do not move while it is fitted; a learner resumes in between."""
-    rows, spec = batch("item"), small.task("item", THREE)
+    rows, spec = small.three_rewards("item"), small.task("item", THREE)
     learner = TSCAC(TSCACConfig(actor=TINY, critic_hidden=(8,), stage_one_updates=6, cloning_share=0.4), spec)
     assert learner.config.cloning_updates == 3
 
@@ -477,13 +466,13 @@ def test_the_clone_is_fitted_first_and_then_frozen():
 
 
 def test_a_told_logging_policy_needs_no_clone():
-    rows = replace(batch("item"), behaviour_log_prob=torch.full((10,), -2.0))
+    rows = replace(small.three_rewards("item"), behaviour_log_prob=torch.full((10,), -2.0))
     learner = TSCAC(TSCACConfig(actor=TINY, critic_hidden=(8,), stage_one_updates=4), small.task("item", THREE))
     assert "actor_loss_like" in learner.update(rows).metrics
 
 
 def test_one_critic_and_fixed_multipliers_are_the_joint_critic():
-    rows, spec = batch("item"), small.task("item", THREE)
+    rows, spec = small.three_rewards("item"), small.task("item", THREE)
     same = {"actor": TINY, "critic_hidden": (8,), "stage_one_updates": 2}
     learners = RCPO(RCPOConfig(**same, multipliers=(3.0,)), spec), JointCritic(JointCriticConfig(**same, weights=(3.0,)), spec)
     for _ in range(6):
@@ -491,158 +480,3 @@ def test_one_critic_and_fixed_multipliers_are_the_joint_critic():
             learner.update(rows)
     for p, q in zip(*(learner.policy().parameters() for learner in learners), strict=True):
         assert torch.allclose(p, q, atol=1e-5)
-
-
-# ---------------------------------------------------------------- baselines, likelihoods, options
-
-
-@given(st.integers(1, 5), st.integers(0, 10_000))
-@settings(max_examples=40, deadline=None)
-def test_min_norm_weights_are_the_least(count, seed):
-    rng = np.random.default_rng(seed)
-    rows = rng.normal(size=(count, 4)) * rng.uniform(0.1, 3.0, (count, 1))
-    gram = rows @ rows.T
-    found = min_norm_weights(torch.from_numpy(gram)).numpy()
-    best = minimize(
-        lambda w: w @ gram @ w,
-        np.full(count, 1 / count),
-        jac=lambda w: 2 * gram @ w,
-        bounds=[(0, 1)] * count,
-        constraints={"type": "eq", "fun": lambda w: w.sum() - 1},
-        method="SLSQP",
-        options={"ftol": 1e-14, "maxiter": 500},
-    )
-    assert found.min() >= 0
-    assert found.sum() == pytest.approx(1)
-    assert found @ gram @ found <= best.fun + 1e-4 * np.diag(gram).max()
-
-
-def test_min_norm_direction_hurts_nobody():
-    rows = torch.tensor([[1.0, 0.2, 0.0], [-0.5, 1.0, 0.3], [0.2, -0.4, 2.0]])
-    way = min_norm_weights(rows @ rows.T) @ rows
-    assert (rows @ way > 0).all()
-
-
-def test_multipliers_move_against_the_slack():
-    task, rows = small.task("item", THREE), batch("item")
-    learner = RCPO(RCPOConfig(actor=TINY, critic_hidden=(8,), stage_one_updates=0, multiplier_learning_rate=0.1), task)
-    before = learner.update(rows).metrics
-    after = learner.update(rows).metrics
-    for name, bound in (("like", 0.1), ("click", 0.5)):
-        moved = float(after[f"lambda_{name}"] - before[f"lambda_{name}"])
-        assert moved == pytest.approx(-0.1 * float(before[f"slack_{name}"]) / bound, abs=1e-5)
-
-
-def test_learned_multipliers_need_bounds():
-    objective = Objective(Signal("long_view"), (Constraint.parse("like"),))
-    with pytest.raises(ConfigError, match="need a bound"):
-        RCPO(RCPOConfig(multiplier_learning_rate=0.1), small.task("item", objective))
-
-
-def test_sampled_softmax_is_unbiased_in_the_normaliser():
-    """The mean of ``1 / pi(a|s)`` over 400 draws of 4 items is exact: within 5 standard errors in ten rows, false-alarm rate 1e-5."""
-    task = small.task("item")
-    counts = torch.arange(small.N_ITEMS).float().log1p()
-    scores = SoftmaxScores(TINY, task.item_vectors, counts, seed=2)
-    policy, rows = ItemPolicy(scores, item_spec(small.N_ITEMS)), batch("item")
-    exact = policy.log_prob(rows.observation, rows.action).detach()
-    sampled = Likelihood(4, counts, 0, "cpu")
-    with torch.no_grad():
-        found = []
-        for step in range(400):
-            state, drawn = sampled.begin(rows, scores.encoder, step)
-            found.append(sampled.log_prob(policy, rows, state, drawn))
-        whole = Likelihood(0, counts, 0, "cpu")
-        same = whole.log_prob(policy, rows, *whole.begin(rows, scores.encoder, 0))
-    inverse = torch.stack(found).neg().exp()
-    error = inverse.std(0) / 20
-    assert torch.allclose(same, exact, atol=1e-5)
-    assert ((inverse.mean(0) - exact.neg().exp()).abs() < 5 * error + 1e-5).all()
-
-
-@pytest.mark.parametrize(
-    ("kind", "learner", "options"),
-    [
-        ("item", TSCAC, {}),
-        ("item", TSCAC, {"sampled_items": 4}),
-        ("continuous", TSCAC, {}),
-        ("continuous", TSCACDDPG, {}),
-        ("embedding", TSCACDDPG, {"joint_stage_one": True}),
-        ("item", RCPO, {"critics": "separate", "multiplier_learning_rate": 0.1}),
-        ("item", Pareto, {}),
-        ("item", JointCritic, {"sampled_items": 4}),
-    ],
-    ids=lambda x: x.__name__ if isinstance(x, type) else None,
-)
-def test_contracts_with_constraints(kind, learner, options):
-    """The suite of the contract and the wait for the device, with two constraints, across the change of stage."""
-    config, rows = learner.config_type(actor=TINY, critic_hidden=(8,), stage_one_updates=4, **options), batch(kind)
-    check_algorithm(lambda seed: learner(config, small.task(kind, THREE), seed), rows)
-
-    def build(device: str):
-        one, data = (
-            learner(replace(config, stage_one_updates=2), replace(small.task(kind, THREE), device=device)),
-            transitions_to(rows, device),
-        )
-        return lambda: one.update(data)
-
-    check_no_sync(build, learner.name)
-
-
-def test_rewards_of_another_objective_are_refused():
-    rows = replace(batch("item"), reward=torch.zeros(10, 1))
-    for learner in (
-        TSCAC(TSCACConfig(actor=TINY), small.task("item", THREE)),
-        JointCritic(JointCriticConfig(actor=TINY), small.task("item", THREE)),
-    ):
-        with pytest.raises(ConfigError, match="1 rewards, the objective 3 signals"):
-            learner.update(rows)
-
-
-@pytest.mark.parametrize(
-    "build",
-    [
-        lambda task: TSCAC(TSCACConfig(multipliers=(1.0, 2.0, 3.0)), task),
-        lambda task: TSCACConfig(multipliers=(-1.0,)),
-        lambda task: TSCACConfig(cloning_share=1.0),
-        lambda task: TSCACConfig(ratio_clip=0.0),
-        lambda task: TSCACConfig(stage_one_updates=-1),
-        lambda task: TSCACDDPG(TSCACDDPGConfig(), task),
-        lambda task: TSCACDDPGConfig(bandwidth=0.0),
-        lambda task: JointCritic(JointCriticConfig(weights=(1.0,) * 3), task),
-        lambda task: Pareto(ParetoConfig(sampled_items=-1), task),
-        lambda task: TSCAC(TSCACConfig(), Task(task.action_spec, THREE)),
-    ],
-)
-def test_bad_options(build):
-    with pytest.raises(ConfigError):
-        build(small.task("item", THREE))
-
-
-@pytest.mark.parametrize(
-    ("text", "name", "direction", "bound", "discount"),
-    [
-        ("like>=0.2", "like", "at_least", 0.2, 0.99),
-        ("hate <= 1e-3 @0.9", "hate", "at_most", 1e-3, 0.9),
-        ("hate", "hate", "at_most", None, 0.99),
-        ("watch_seconds@0", "watch_seconds", "at_least", None, 0.0),
-    ],
-)
-def test_constraints_are_read(text, name, direction, bound, discount):
-    found = Constraint.parse(text)
-    assert (found.signal.name, found.direction, found.bound) == (name, direction, bound)
-    assert found.signal.discount_within == found.signal.discount_across == discount
-    assert found.gain == (1.0 if direction == "at_least" else -1.0)
-
-
-@pytest.mark.parametrize("text", ["like=0.2", "like>=", "like>=x", "", "like>=0.2@2", "like>=1-2"])
-def test_what_is_no_constraint_is_refused(text):
-    with pytest.raises(ConfigError):
-        Constraint.parse(text)
-
-
-def test_an_objective_with_constraints_and_one_response_twice():
-    objective = Objective(Signal("long_view")).protecting(("like>=0.2", "hate"), 0.9)
-    assert [s.name for s in objective.signals] == ["long_view", "like", "hate"]
-    with pytest.raises(ConfigError, match="each signal may appear once"):
-        Objective(Signal("like")).protecting(("like>=0.2",))

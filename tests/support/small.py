@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
 from recrl.algorithms.task import Task
-from recrl.core.contracts import ActionSpec
+from recrl.core.contracts import ActionSpec, Transitions
 from recrl.core.objective import Objective, Signal
 from recrl.policies.items import item_spec
 from recrl.replay.logged import LoggedBuffer
@@ -63,3 +65,9 @@ def buffer(kind: str, log: Log | None = None, objective: Objective | None = None
         "discrete": lambda user, item: (user + item) % 5,
     }
     return LoggedBuffer(log or small_log(), objective, history=5, encode_action=encoders[kind])
+
+
+def three_rewards(kind: str) -> Transitions:
+    """Ten rows with three rewards."""
+    rows = buffer(kind).gather(torch.arange(10) * 8 + 3)
+    return replace(rows, reward=torch.rand(10, 3, generator=torch.Generator().manual_seed(0)))
