@@ -11,20 +11,13 @@ python benchmarks/prefrec.py --quick
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
-import sys
-import time
-from collections.abc import Callable
 from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
-import numpy as np
 import torch
-from torch.profiler import ProfilerActivity, profile
-from tscac import BATCH, MATRIX_PRODUCTS  # benchmarks/tscac.py, beside this script
+from tscac import BATCH, Work, answer, interleaved  # benchmarks/tscac.py, beside this script
 
 from recrl.algorithms.prefrec import PrefRec, PrefRecConfig
 from recrl.algorithms.task import Task
@@ -42,30 +35,13 @@ from recrl.replay.samplers import UniformSampler
 from recrl.training.memory import keep_freed_memory
 from simulators.fidelity.prefrec import PrefRecWorld
 
-Work = tuple[int, Callable[[int], None]]
-"""Steps a round, and a function that does ``n`` of them."""
-
 
 def speed(rounds: int) -> dict[str, Any]:
     """Steps per core-second, their share outside matrix products, and milliseconds a step."""
-    work = works()
-    rates: dict[str, list[float]] = {name: [] for name in work}
-    for count, function in work.values():
-        function(count)
-    for _ in range(rounds):
-        for name, (count, function) in work.items():
-            started = time.process_time()
-            function(count)
-            rates[name].append(count / (time.process_time() - started))
-    out: dict[str, Any] = {"load average": os.getloadavg()[0]}
-    for name, (count, function) in work.items():
-        with profile(activities=[ProfilerActivity.CPU]) as seen:
-            function(count)
-        events = seen.key_averages()
-        products = sum(e.self_cpu_time_total for e in events if e.key in MATRIX_PRODUCTS) / sum(e.self_cpu_time_total for e in events)
-        median = float(np.median(rates[name]))
-        out[name] = {"median": median, "best": max(rates[name]), "ms": 1_000 / median, "outside matrix products": 1.0 - products}
-    return out
+    torch.set_num_threads(1)
+    keep_freed_memory()  # as the training loops do
+    found = interleaved(works(), rounds)
+    return {name: row if isinstance(row, float) else {**row, "ms": 1_000 / row["median"]} for name, row in found.items()}
 
 
 def works(users: int = 200) -> dict[str, Work]:
@@ -113,24 +89,5 @@ def works(users: int = 200) -> dict[str, Work]:
     }
 
 
-def main() -> None:
-    """Run what is asked for."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--quick", action="store_true", help="three rounds: no verdict")
-    parser.add_argument("--json", action="store_true")
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    keep_freed_memory()  # as the training loops do
-    found = speed(3 if arguments.quick else arguments.rounds)
-    if arguments.quick:
-        print("quick: no verdict", file=sys.stderr)
-    if arguments.json:
-        print(json.dumps(found))
-        return
-    for name, row in found.items():
-        print(f"{name:<38} {row if isinstance(row, float) else json.dumps(row)}")
-
-
 if __name__ == "__main__":
-    main()
+    answer(speed, __doc__)

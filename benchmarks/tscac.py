@@ -13,7 +13,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -36,22 +36,31 @@ ITEMS, BATCH = 150, 256
 MATRIX_PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm")
 
 
+Work = tuple[int, Callable[[int], None]]
+"""Steps a round, and a function that does ``n`` of them."""
+
+
 def speed(rounds: int, count: int = 15) -> dict[str, Any]:
     """Updates per core-second at batch 256 and layers of 256 and 256, sampling included, beside TD3 in interleaved rounds."""
     work = {"td3": _work("td3", 1, 2)}
     for signals in (2, 5):
         work |= {f"tscac, {signals} responses, stage {stage}": _work("tscac", signals, stage) for stage in (1, 2)}
     work |= {f"{name}, 2 responses": _work(name, 2, 2) for name in ("tscac_ddpg", "rcpo", "pareto", "joint_critic")}
+    return interleaved({name: (count, function) for name, function in work.items()}, rounds)
+
+
+def interleaved(work: Mapping[str, Work], rounds: int) -> dict[str, Any]:
+    """Steps per core-second, in turns after one that is not counted, and the share of each outside matrix products."""
     rates: dict[str, list[float]] = {name: [] for name in work}
-    for function in work.values():
+    for count, function in work.values():
         function(count)
     for _ in range(rounds):
-        for name, function in work.items():
+        for name, (count, function) in work.items():
             started = time.process_time()
             function(count)
             rates[name].append(count / (time.process_time() - started))
     out: dict[str, Any] = {"load average": os.getloadavg()[0]}
-    for name, function in work.items():
+    for name, (count, function) in work.items():
         with profile(activities=[ProfilerActivity.CPU]) as seen:
             function(count)
         events = seen.key_averages()
@@ -85,22 +94,22 @@ def _work(name: str, signals: int, stage: int, kept: int = 10_000) -> Callable[[
     return update
 
 
-def main() -> None:
-    """Run what is asked for."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+def answer(measure: Callable[[int], dict[str, Any]], doc: str | None) -> None:
+    """The command line of a benchmark of speed: measure as long as is asked for, and print."""
+    parser = argparse.ArgumentParser(description=(doc or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--quick", action="store_true", help="three rounds: no verdict")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    found = speed(3 if arguments.quick else arguments.rounds)
+    found = measure(3 if arguments.quick else arguments.rounds)
     if arguments.quick:
         print("quick: no verdict", file=sys.stderr)
     if arguments.json:
         print(json.dumps(found))
         return
     for name, row in found.items():
-        print(f"{name:<32} {row if isinstance(row, float) else json.dumps(row)}")
+        print(f"{name:<38} {row if isinstance(row, float) else json.dumps(row)}")
 
 
 if __name__ == "__main__":
-    main()
+    answer(speed, __doc__)

@@ -57,11 +57,6 @@ class Request:
     users: int = 200
 
 
-def stores() -> list[str]:
-    """Prepared logs whose timelines can be labelled, by name."""
-    return queries.stores()
-
-
 def command(root: Path, asked: Request) -> list[str]:
     """The words behind ``recrl``.
 

@@ -126,7 +126,7 @@ def _told(found: dict[str, int] | None) -> str:
 def _begin(root: Path) -> None:
     """Start labelling, or go on with it."""
     st.subheader("Start labelling", anchor=False)
-    logs = labelling.stores()
+    logs = queries.stores()
     with st.form("labelling", enter_to_submit=False):
         with st.container(horizontal=True):
             source = controls.choice("Timelines of", [*logs, labelling.SIMULATED], "source", help="a prepared log, or simulated users")

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from recrl.core.errors import StorageError
-from recrl.core.files import storage_error
+from recrl.core.files import storage_error, unlock
 
 
 class Staging:
@@ -105,10 +105,7 @@ def standing_still(path: Path, kind: int = fcntl.LOCK_SH) -> Iterator[None]:
         yield
     finally:
         if handle >= 0:
-            # closing alone would leave it locked in a child that was forked meanwhile
-            with contextlib.suppress(OSError):
-                fcntl.flock(handle, fcntl.LOCK_UN)
-            os.close(handle)
+            unlock(handle)
 
 
 def remove_stale(path: Path) -> None:

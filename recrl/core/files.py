@@ -94,9 +94,14 @@ def alone_in(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        with contextlib.suppress(OSError):
-            fcntl.flock(handle, fcntl.LOCK_UN)
-        os.close(handle)
+        unlock(handle)
+
+
+def unlock(handle: int) -> None:
+    """Let a handle's lock go and close it: closing alone would leave it locked in a child that was forked meanwhile."""
+    with contextlib.suppress(OSError):
+        fcntl.flock(handle, fcntl.LOCK_UN)
+    os.close(handle)
 
 
 def _locked(folder: Path) -> int:

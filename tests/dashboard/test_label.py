@@ -9,7 +9,7 @@ import pytest
 import tyro
 from streamlit.testing.v1 import AppTest
 
-from dashboards import children, labelling
+from dashboards import children, labelling, queries
 from dashboards.pages import label
 from recrl.core.errors import ConfigError
 from recrl.core.runs import RunFolder
@@ -51,7 +51,7 @@ def test_what_is_asked_is_a_command_that_the_command_line_understands(tmp_path: 
     (tmp_path / "stores" / "log").mkdir(parents=True)
     (tmp_path / "stores" / "log" / "manifest.json").write_text("{}")
     monkeypatch.setenv("RECRL_STORES", str(tmp_path / "stores"))
-    assert labelling.stores() == ["log"]
+    assert queries.stores() == ["log"]
     found = tyro.cli(PreferOptions, args=labelling.command(tmp_path, request(source="log"))[1:])
     assert (found.data.data, found.data.stores) == ("log", tmp_path / "stores")
 
