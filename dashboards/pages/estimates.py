@@ -43,10 +43,18 @@ def page() -> None:
 
 
 def body(run: RunFolder) -> None:
-    """Forest plot, effective sample size, weights, verdicts with reasons."""
+    """Forest plot, effective sample size, weights, verdicts with reasons; below them what they rest on."""
     frame = show.table(run, "estimates")
     if frame is None:
         return
+    show.part(lambda: _of_a_signal(run, frame))
+    st.subheader("What the estimates rest on", anchor=False)
+    show.part(lambda: _diagnostics(run))
+    with st.expander("Which estimator?"):
+        st.markdown(_GUIDE)
+
+
+def _of_a_signal(run: RunFolder, frame: pl.DataFrame) -> None:
     signals = frame["signal"].unique(maintain_order=True).to_list()
     main = queries.main_signal(run, frame)
     with st.container(horizontal=True):
@@ -74,10 +82,6 @@ def body(run: RunFolder) -> None:
     methods = ", ".join(clip(method) for method in rows["interval"].unique(maintain_order=True))
     st.caption(f"Intervals: {plain(methods)}. ✓ trust, △ caution: read the reasons, ✕ do not use: too little of the log stands behind it.")
     show.download(rows, f"estimates-{signal}", "estimates")
-    st.subheader("What the estimates rest on", anchor=False)
-    show.part(lambda: _diagnostics(run))
-    with st.expander("Which estimator?"):
-        st.markdown(_GUIDE)
 
 
 def _verdicts(rows: pl.DataFrame, signal: str) -> None:
