@@ -282,10 +282,9 @@ def _drift_lines(done: Sequence[Done]) -> list[str]:
     lines = []
     for part in PERIOD:
         ours, theirs = (_by_seed(_recoveries(done, part, name), 3) for name in ("auro", "td3"))
-        values = [theirs[s] - ours[s] for s in sorted(ours.keys() & theirs.keys())]
+        values = [ours[s] - theirs[s] for s in sorted(ours.keys() & theirs.keys())]
         if len(values) > 1:
-            word = {"above": "less", "below": "more"}.get(_word(values), "no tellable difference in")
-            lines.append(f"After the switches of {part} AURO has {word} regret than TD3: area of TD3 less AURO's {_figures(values)}.")
+            lines.append(f"After the switches of {part} AURO's regret area is {_word(values)} TD3's: {_figures(values)}.")
     for row in abstraction_table(done):
         if row.get("r2_gain_low") is not None:
             knows = "tells" if row["r2_gain_low"] > 0 else "does not tell"
