@@ -10,7 +10,7 @@ from dashboards import queries, show
 from dashboards.formats import clip
 from dashboards.pages import ab, compare, data, estimates, home, label, plan, simulator, training
 
-_CHOICE = "run-choice"
+_CHOICE, _PAGE = "run-choice", "page"
 _ON_ACCENT = """<style>
 [data-testid="stBaseButton-primary"], [data-testid="stBaseButton-primaryFormSubmit"],
 [data-testid="stMultiSelect"] [data-tag] {color: light-dark(#ffffff, #101218) !important}
@@ -34,10 +34,19 @@ def main() -> None:
     ]
     start = st.Page(partial(home.page, pages), title="Home", icon=":material/home:", url_path="home", default=True)
     page = st.navigation([start, *pages])
+    forget(page.url_path)
     known = _states()
     choose_run([name for name, _ in known])
     page.run()
     st.fragment(partial(watch, known), run_every=show.REFRESH_SECONDS)()
+
+
+def forget(page: str) -> None:
+    """Begin a page without the choices of the one before: pages name theirs alike, and Streamlit hands them on, into the address too."""
+    if st.session_state.get(_PAGE, page) != page:
+        for key in set(st.session_state) - {"run", _CHOICE}:
+            del st.session_state[key]
+    st.session_state[_PAGE] = page
 
 
 def watch(known: list[tuple[str, str]]) -> None:

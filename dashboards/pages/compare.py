@@ -24,7 +24,10 @@ _PARTS = ("Estimates", "A/B effects", "Training")
 
 def page() -> None:
     """Draw the page."""
-    show.title("Compare", "Runs side by side: estimates, A/B effects, where training ended. A link to this page shows the same choice.")
+    show.title(
+        "Compare",
+        "Runs side by side: estimates, A/B effects, where training ended. A link shows what you chose, else this run and the newest.",
+    )
     run = show.chosen_run()
     if run is not None:
         body(run)

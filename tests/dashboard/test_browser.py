@@ -254,8 +254,7 @@ def test_every_page_shows_the_run(site: tuple[str, Path], tab_of: Callable[..., 
             tab.page.get_by_test_id("stPlotlyChart").nth(charts - 1).wait_for()
         tab.settle()
         assert tab.page.get_by_test_id("stPlotlyChart").count() == charts
-        # the part that was looked at on the page before may stay behind it, where it is ignored
-        assert re.search(rf"/{path}\?run=demo(&view=[^&]+)?$", tab.page.url)
+        assert tab.page.url == f"{url}/{path}?run=demo"
         tab.is_sound()
         tab.keep(path or "home")
 
@@ -313,6 +312,35 @@ def test_views_of_learners_what_ifs_and_cohorts(site: tuple[str, Path], tab_of: 
     assert tab.page.get_by_role("button", name="demo.html").count() == 1
 
 
+def test_runs_to_compare_are_picked_and_each_page_has_choices_of_its_own(site: tuple[str, Path], tab_of: Callable[..., Tab]) -> None:
+    url, root = site
+    for name in ("older", "newest"):
+        make_run(root / name)
+    tab = tab_of()
+    reports = [tab.page.get_by_role("button", name=f"{name}.html") for name in ("demo", "older")]
+    tab.open(f"{url}/compare?run=demo&runs=demo", "Compare")
+    reports[0].wait_for()
+    assert reports[1].count() == 0
+    tab.is_sound()
+    choose(tab, "Runs", "older")
+    # the list stays open for more, and hides the page from assistive technology
+    tab.page.keyboard.press("Escape")
+    reports[1].wait_for()
+    tab.page.wait_for_url("**runs=demo&runs=older")
+    press(tab, "Training", "Runs side by side")
+    other = tab_of()
+    other.open(tab.page.url, "Compare")
+    other.page.get_by_role("button", name="older.html").wait_for()
+    other.page.get_by_role("button", name="Remove demo").click()
+    other.page.get_by_role("button", name="demo.html").wait_for(state="detached")
+    other.settle()
+    # A/B and Simulator name their parts alike: none takes over that of the other
+    for path in ("ab", "simulator", "compare"):
+        tab.go(path, PAGES[path])
+        assert tab.page.url == f"{url}/{path}?run=demo"
+        assert tab.page.get_by_test_id("stMain").get_by_role("radio").first.is_checked()
+
+
 @pytest.fixture(scope="module")
 def workshop(fitted: Toy, tmp_path_factory: pytest.TempPathFactory, chromium: str) -> Iterator[str]:
     """The app on runs and logs that commands work on in seconds."""
@@ -349,6 +377,40 @@ def test_sliders_simulate_users_whose_days_are_looked_at(workshop: str, tab_of: 
     tab.settle()
     tab.is_sound()
     tab.keep("what-if")
+
+
+def test_groups_of_users_and_one_user_are_chosen(workshop: str, tab_of: Callable[..., Tab]) -> None:
+    tab = tab_of()
+    tab.open(f"{workshop}/data?run=described", "Data")
+    tab.page.get_by_text("Compare groups of users").click()
+    tab.page.get_by_text("Intervals over 60 users").wait_for()
+    choose(tab, "Users by", "week of the first visit")
+    tab.page.wait_for_url("**cohort=week+of+the+first+visit**")
+    choose(tab, "Feedback", "click")
+    tab.page.wait_for_url("**feedback=click**")
+    tab.page.get_by_text("Look at one user's sessions").click()
+    user = tab.page.get_by_label("User id")
+    user.fill("7")
+    user.press("Enter")
+    tab.page.get_by_text("User 7: ").wait_for()
+    choose(tab, "Filled dots", "like")
+    tab.page.get_by_text(", like on ").wait_for()
+    tab.settle()
+    tab.is_sound()
+    tab.keep("data-log")
+    other = tab_of()
+    other.open(tab.page.url, "Data")
+    other.page.get_by_text("User 7: ").wait_for()
+    assert [other.page.get_by_role("combobox", name=name).input_value() for name in ("Users by", "Feedback")] == [
+        "week of the first visit",
+        "click",
+    ]
+    user.fill("nobody")
+    user.press("Enter")
+    tab.page.get_by_text("No user 'nobody' in this log of 60 users").wait_for()
+    tab.page.get_by_role("button", name="Another user").click()
+    tab.page.get_by_text(re.compile(r"User \d+: ")).wait_for()
+    tab.settle()
 
 
 def test_a_person_labels_in_the_browser(site: tuple[str, Path], tab_of: Callable[..., Tab]) -> None:
