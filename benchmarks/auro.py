@@ -8,25 +8,18 @@ python benchmarks/auro.py --rounds 2          # a few seconds
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import time
 from typing import Any
 
-os.environ["OMP_NUM_THREADS"] = "1"
-
-import numpy as np
 import torch
-from torch.profiler import ProfilerActivity, profile
+from timing import Work, answer, interleaved, rows  # benchmarks/timing.py, beside this script
 
 from recrl.algorithms.auro import AURO
 from recrl.algorithms.escp import ESCP
 from recrl.algorithms.oac import OAC
 from recrl.algorithms.rlur import RLUR
-from recrl.algorithms.task import Task
+from recrl.algorithms.task import Learner, Task
 from recrl.algorithms.td3 import TD3
-from recrl.core.contracts import ActionSpec, Observation, Transitions
+from recrl.core.contracts import ActionSpec, Observation, Policy, Transitions
 from recrl.core.objective import Objective, Signal
 from recrl.core.torch.streams import TensorStreams
 from recrl.policies.encoders import EncoderConfig
@@ -38,7 +31,7 @@ RETURN = Signal("return", discount_within=1.0, discount_across=0.9)
 
 
 def speed(rounds: int, kept: int = 10_000, count: int = 20) -> dict[str, Any]:
-    """Updates a core-second of each, the share of AURO's in matrix products, and seconds of both kinds of acts."""
+    """Updates per core-second of each, and batches of 256 acted on per core-second by the actor and under the guard."""
     draw, never = torch.Generator().manual_seed(0), torch.zeros(kept, dtype=torch.bool)
     seen, then = (Observation(features=torch.randn(kept, 17, generator=draw)) for _ in range(2))
     action, notes = torch.rand(kept, 7, generator=draw) * 2 - 1, {"environment": torch.arange(kept) // 100}
@@ -47,43 +40,31 @@ def speed(rounds: int, kept: int = 10_000, count: int = 20) -> dict[str, Any]:
     sampler, actor = UniformSampler(ring, None, 0), ActorConfig(EncoderConfig("flat", features=17), (256, 256))
     task = Task(ActionSpec("fusion_weights", (7,)), Objective(RETURN))
     learners = {k.name: k(k.config_type(actor=actor, critic_hidden=(256, 256)), task, 0) for k in (TD3, AURO, RLUR, OAC, ESCP)}
-    rates: dict[str, list[float]] = {name: [] for name in learners}
-    acts: dict[str, list[float]] = {"plain": [], "guarded": []}
-    for step in range(rounds):
-        for name, learner in learners.items():
-            started = time.process_time()
-            for k in range(count):
-                learner.update(sampler.sample(256, count * step + k))
-            rates[name].append(count / (time.process_time() - started))
-        auro = learners["auro"]
-        for name, policy in (("plain", auro.policy()), ("guarded", auro.collect_policy())):
-            started = time.process_time()
-            for k in range(count):
-                policy.act(seen[:256], TensorStreams(0), step=k)
-            acts[name].append((time.process_time() - started) / count)
-    with profile(activities=[ProfilerActivity.CPU]) as looked:
-        for k in range(count):
-            learners["auro"].update(sampler.sample(256, k))
-    events = looked.key_averages()
-    products = sum(e.self_cpu_time_total for e in events if e.key in ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm"))
-    return {
-        "updates_per_core_second": {name: {"median": float(np.median(x)), "best": max(x)} for name, x in rates.items()},
-        "of_td3": {name: float(np.median(np.array(x) / np.array(rates["td3"]))) for name, x in rates.items()},
-        "act_seconds": {name: min(x) for name, x in acts.items()},
-        "auro_share_in_matrix_products": products / sum(e.self_cpu_time_total for e in events),
-        "load": os.getloadavg()[0],
-    }
 
+    def updates(learner: Learner) -> Work:
+        done = [0]
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=14)
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    found = speed(options.rounds)
-    print(json.dumps({"benchmark": "auro", **found}, indent=None if options.json else 2))
+        def update(count: int) -> None:
+            for _ in range(count):
+                done[0] += 1
+                learner.update(sampler.sample(256, done[0]))
+
+        return count, update
+
+    def acts(policy: Policy) -> Work:
+        return count, lambda count: [policy.act(seen[:256], TensorStreams(0), step=k) for k in range(count)]
+
+    auro = learners["auro"]
+    found = interleaved(
+        {name: updates(learner) for name, learner in learners.items()}
+        | {"auro acts, actor alone": acts(auro.policy()), "auro acts, guarded": acts(auro.collect_policy())},
+        rounds,
+    )
+    out = rows(found)
+    for name in learners:
+        out[name]["of td3"] = found[name].over(found["td3"])[0]
+    return out
 
 
 if __name__ == "__main__":
-    main()
+    answer(speed, __doc__)

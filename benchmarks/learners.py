@@ -26,8 +26,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-os.environ["OMP_NUM_THREADS"] = "1"
-
 import gymnasium as gym
 import numpy as np
 import stable_baselines3 as sb3
@@ -36,7 +34,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from scipy import stats
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.noise import NormalActionNoise
-from torch.profiler import ProfilerActivity, profile
+from timing import interleaved  # benchmarks/timing.py, beside this script
 
 from recrl.algorithms import REGISTRY
 from recrl.algorithms.task import Learner, Task
@@ -58,7 +56,6 @@ BATCH, WARMUP, LOGGED, LOGGER_STEPS, LOGGER_NOISE, REWARD_SCALE = 256, 1_000, 20
 SPEED_LAYERS = (256, 256)
 RATE = 1e-3
 DISCOUNT = {"online": 0.98, "offline": 0.99}
-MATRIX_PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm")
 Layers = tuple[int, ...]
 Act = Callable[[np.ndarray], np.ndarray]
 
@@ -284,31 +281,13 @@ def updates(name: str, kept: int = 10_000) -> dict[str, Callable[[int], Any]]:
 
 def speed(name: str, rounds: int) -> dict[str, Any]:
     """Updates per core-second, our ratio to each other row over interleaved rounds, and the share of time in matrix products."""
-    work, count = updates(name), 2 if name == "cql" else 10
-    rates: dict[str, list[float]] = {side: [] for side in work}
-    for function in work.values():
-        function(count)
-    for _ in range(rounds):
-        for side, function in work.items():
-            started = time.process_time()
-            function(count)
-            rates[side].append(count / (time.process_time() - started))
-    shares = {}
-    for side, function in work.items():
-        with profile(activities=[ProfilerActivity.CPU]) as seen:
-            function(count)
-        events = seen.key_averages()
-        products = sum(event.self_cpu_time_total for event in events if event.key in MATRIX_PRODUCTS)
-        shares[side] = products / sum(event.self_cpu_time_total for event in events)
-    draw = np.random.default_rng(0)
-    picked = draw.integers(rounds, size=(2_000, rounds))
-    ratios = {side: np.array(rates["recrl"]) / np.array(rate) for side, rate in rates.items() if side != "recrl"}
-    medians = {side: np.quantile(np.median(ratio[picked], axis=1), (0.025, 0.975)) for side, ratio in ratios.items()}
+    count = {"cql": 2, "td3": 20}.get(name, 10)
+    found = interleaved({side: (count, function) for side, function in updates(name).items()}, rounds)
     return {
-        "updates_per_core_second": {side: float(np.median(rate)) for side, rate in rates.items()},
-        "best_updates_per_core_second": {side: max(rate) for side, rate in rates.items()},
-        "ratio": {side: [float(np.median(ratio)), *map(float, medians[side])] for side, ratio in ratios.items()},
-        "share_in_matrix_products": shares,
+        "updates_per_core_second": {side: float(np.median(one.rates)) for side, one in found.items()},
+        "best_updates_per_core_second": {side: float(one.rates.max()) for side, one in found.items()},
+        "ratio": {side: found["recrl"].over(one) for side, one in found.items() if side != "recrl"},
+        "share_in_matrix_products": {side: one.in_products for side, one in found.items()},
         "load": os.getloadavg()[0],
     }
 

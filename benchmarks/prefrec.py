@@ -11,13 +11,9 @@ python benchmarks/prefrec.py --quick
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
-os.environ["OMP_NUM_THREADS"] = "1"
-
-import torch
-from tscac import BATCH, Work, answer, interleaved  # benchmarks/tscac.py, beside this script
+from timing import Work, answer, interleaved, rows  # benchmarks/timing.py, beside this script
 
 from recrl.algorithms.prefrec import PrefRec, PrefRecConfig
 from recrl.algorithms.task import Task
@@ -32,15 +28,14 @@ from recrl.preferences.teacher import Teacher
 from recrl.preferences.trajectories import FixedBuffer, Trajectories, all_rows, simulate_log
 from recrl.preferences.windows import WindowConfig, cut_windows
 from recrl.replay.samplers import UniformSampler
-from recrl.training.memory import keep_freed_memory
 from simulators.fidelity.prefrec import PrefRecWorld
+
+BATCH = 256
 
 
 def speed(rounds: int) -> dict[str, Any]:
     """Steps per core-second, their share outside matrix products, and milliseconds a step."""
-    torch.set_num_threads(1)
-    keep_freed_memory()  # as the training loops do
-    found = interleaved(works(), rounds)
+    found = rows(interleaved(works(), rounds))
     return {name: row if isinstance(row, float) else {**row, "ms": 1_000 / row["median"]} for name, row in found.items()}
 
 
@@ -53,7 +48,7 @@ def works(users: int = 200) -> dict[str, Work]:
     trajectories = Trajectories(log, returns=3)
     windows = cut_windows(trajectories, WindowConfig())
     pairs = teach(trajectories, windows, draw_pairs(windows, PairConfig(2_000, held_out=10), 0), "both", Teacher(), 0)
-    train, rows = PairBatches(trajectories, pairs.of("train"), 0), UniformSampler(FixedBuffer(all_rows(log)), None, 0)
+    train, logged = PairBatches(trajectories, pairs.of("train"), 0), UniformSampler(FixedBuffer(all_rows(log)), None, 0)
 
     def learns(learner: TD3 | PrefRec, relabel: PreferenceReward | None = None) -> Work:
         done = [0]
@@ -61,7 +56,7 @@ def works(users: int = 200) -> dict[str, Work]:
         def update(count: int) -> None:
             for _ in range(count):
                 done[0] += 1
-                batch = rows.sample(BATCH, done[0])
+                batch = logged.sample(BATCH, done[0])
                 if relabel is not None:
                     relabel.update(batch)
                     batch = relabel.apply(batch)
@@ -80,10 +75,11 @@ def works(users: int = 200) -> dict[str, Work]:
         return count, step
 
     config = PrefRecConfig(actor, wide)
+    relabelled = PreferenceReward(LearnedReward(RewardConfig(flat), task), train, logged)
     return {
         "td3": learns(TD3(TD3Config(actor=actor, critic_hidden=wide), task, 0)),
         "prefrec, reward as logged": learns(PrefRec(config, task, 0)),
-        "prefrec, learned reward": learns(PrefRec(config, task, 0), PreferenceReward(LearnedReward(RewardConfig(flat), task), train, rows)),
+        "prefrec, learned reward": learns(PrefRec(config, task, 0), relabelled),
         "reward step, layers of 64, 64 pairs": judges((64, 64, 64), 64, 5),
         "reward step, layers of 256, 128 pairs": judges((256, 256, 256), 128, 1),
     }

@@ -8,20 +8,12 @@ python benchmarks/tscac.py --json
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import sys
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-os.environ["OMP_NUM_THREADS"] = "1"
-
-import numpy as np
 import torch
-from torch.profiler import ProfilerActivity, profile
+from timing import answer, interleaved, rows  # benchmarks/timing.py, beside this script
 
 from recrl.algorithms import REGISTRY
 from recrl.algorithms.task import Task
@@ -33,11 +25,6 @@ from recrl.replay.ring import RingBuffer
 from recrl.replay.samplers import UniformSampler
 
 ITEMS, BATCH = 150, 256
-MATRIX_PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm")
-
-
-Work = tuple[int, Callable[[int], None]]
-"""Steps a round, and a function that does ``n`` of them."""
 
 
 def speed(rounds: int, count: int = 15) -> dict[str, Any]:
@@ -46,27 +33,7 @@ def speed(rounds: int, count: int = 15) -> dict[str, Any]:
     for signals in (2, 5):
         work |= {f"tscac, {signals} responses, stage {stage}": _work("tscac", signals, stage) for stage in (1, 2)}
     work |= {f"{name}, 2 responses": _work(name, 2, 2) for name in ("tscac_ddpg", "rcpo", "pareto", "joint_critic")}
-    return interleaved({name: (count, function) for name, function in work.items()}, rounds)
-
-
-def interleaved(work: Mapping[str, Work], rounds: int) -> dict[str, Any]:
-    """Steps per core-second, in turns after one that is not counted, and the share of each outside matrix products."""
-    rates: dict[str, list[float]] = {name: [] for name in work}
-    for count, function in work.values():
-        function(count)
-    for _ in range(rounds):
-        for name, (count, function) in work.items():
-            started = time.process_time()
-            function(count)
-            rates[name].append(count / (time.process_time() - started))
-    out: dict[str, Any] = {"load average": os.getloadavg()[0]}
-    for name, (count, function) in work.items():
-        with profile(activities=[ProfilerActivity.CPU]) as seen:
-            function(count)
-        events = seen.key_averages()
-        products = sum(e.self_cpu_time_total for e in events if e.key in MATRIX_PRODUCTS) / sum(e.self_cpu_time_total for e in events)
-        out[name] = {"median": float(np.median(rates[name])), "best": max(rates[name]), "outside matrix products": 1.0 - products}
-    return out
+    return rows(interleaved({name: (count, function) for name, function in work.items()}, rounds))
 
 
 def _work(name: str, signals: int, stage: int, kept: int = 10_000) -> Callable[[int], None]:
@@ -92,23 +59,6 @@ def _work(name: str, signals: int, stage: int, kept: int = 10_000) -> Callable[[
             learner.update(sampler.sample(BATCH, done[0]))
 
     return update
-
-
-def answer(measure: Callable[[int], dict[str, Any]], doc: str | None) -> None:
-    """The command line of a benchmark of speed: measure as long as is asked for, and print."""
-    parser = argparse.ArgumentParser(description=(doc or "").splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--quick", action="store_true", help="three rounds: no verdict")
-    parser.add_argument("--json", action="store_true")
-    arguments = parser.parse_args()
-    found = measure(3 if arguments.quick else arguments.rounds)
-    if arguments.quick:
-        print("quick: no verdict", file=sys.stderr)
-    if arguments.json:
-        print(json.dumps(found))
-        return
-    for name, row in found.items():
-        print(f"{name:<38} {row if isinstance(row, float) else json.dumps(row)}")
 
 
 if __name__ == "__main__":
