@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from timing import Work, answer, interleaved, rows  # benchmarks/timing.py, beside this script
+from _timing import Work, answer, interleaved, rows  # beside this script
 
 from recrl.algorithms.auro import AURO
 from recrl.algorithms.escp import ESCP

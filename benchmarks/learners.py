@@ -30,11 +30,11 @@ import gymnasium as gym
 import numpy as np
 import stable_baselines3 as sb3
 import torch
+from _timing import interleaved  # beside this script
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from scipy import stats
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.noise import NormalActionNoise
-from timing import interleaved  # benchmarks/timing.py, beside this script
 
 from recrl.algorithms import REGISTRY
 from recrl.algorithms.task import Learner, Task

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from timing import Work, answer, interleaved, rows  # benchmarks/timing.py, beside this script
+from _timing import Work, answer, interleaved, rows  # beside this script
 
 from recrl.algorithms.prefrec import PrefRec, PrefRecConfig
 from recrl.algorithms.task import Task

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from timing import answer, interleaved, rows  # benchmarks/timing.py, beside this script
+from _timing import answer, interleaved, rows  # beside this script
 
 from recrl.algorithms import REGISTRY
 from recrl.algorithms.task import Task
