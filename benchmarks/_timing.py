@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import sys
@@ -54,6 +55,17 @@ def interleaved(work: Mapping[str, Work], rounds: int) -> dict[str, Measured]:
             function(count)
             rates[name].append(count / (time.process_time() - started))
     return {name: Measured(np.array(rates[name]), _in_products(count, function)) for name, (count, function) in work.items()}
+
+
+def counted(step: Callable[[int], Any]) -> Callable[[int], None]:
+    """A function that does ``n`` steps, each told its number from 1 on, which goes on from call to call."""
+    numbers = itertools.count(1)
+
+    def steps(count: int) -> None:
+        for number in itertools.islice(numbers, count):
+            step(number)
+
+    return steps
 
 
 def _in_products(count: int, function: Callable[[int], Any]) -> float:

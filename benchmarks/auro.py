@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from _timing import Work, answer, interleaved, rows  # beside this script
+from _timing import Work, answer, counted, interleaved, rows  # beside this script
 
 from recrl.algorithms.auro import AURO
 from recrl.algorithms.escp import ESCP
@@ -42,14 +42,7 @@ def speed(rounds: int, kept: int = 10_000, count: int = 20) -> dict[str, Any]:
     learners = {k.name: k(k.config_type(actor=actor, critic_hidden=(256, 256)), task, 0) for k in (TD3, AURO, RLUR, OAC, ESCP)}
 
     def updates(learner: Learner) -> Work:
-        done = [0]
-
-        def update(count: int) -> None:
-            for _ in range(count):
-                done[0] += 1
-                learner.update(sampler.sample(256, done[0]))
-
-        return count, update
+        return count, counted(lambda step: learner.update(sampler.sample(256, step)))
 
     def acts(policy: Policy) -> Work:
         return count, lambda count: [policy.act(seen[:256], TensorStreams(0), step=k) for k in range(count)]

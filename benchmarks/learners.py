@@ -30,7 +30,7 @@ import gymnasium as gym
 import numpy as np
 import stable_baselines3 as sb3
 import torch
-from _timing import interleaved  # beside this script
+from _timing import counted, interleaved  # beside this script
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from scipy import stats
 from stable_baselines3.common.logger import configure
@@ -255,13 +255,8 @@ def updates(name: str, kept: int = 10_000) -> dict[str, Callable[[int], Any]]:
     draw = np.random.default_rng(0)
     log = {part: draw.normal(size=(kept, 17)).astype(np.float32) for part in ("seen", "then")}
     log |= {"action": draw.uniform(-1.0, 1.0, (kept, 6)).astype(np.float32), "reward": np.zeros(kept, np.float32)}
-    ours, sampler, done = learner(name, 17, 6, SPEED_LAYERS, 0), sampler_of(log, 0), [0]
-
-    def update(count: int) -> None:
-        for _ in range(count):
-            done[0] += 1
-            ours.update(sampler.sample(BATCH, done[0]))
-
+    ours, sampler = learner(name, 17, 6, SPEED_LAYERS, 0), sampler_of(log, 0)
+    update = counted(lambda step: ours.update(sampler.sample(BATCH, step)))
     if name in ONLINE:
         model = stable(name, Blank(), SPEED_LAYERS, 0, kept)
         model.set_logger(configure(None, []))

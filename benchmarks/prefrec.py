@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from _timing import Work, answer, interleaved, rows  # beside this script
+from _timing import Work, answer, counted, interleaved, rows  # beside this script
 
 from recrl.algorithms.prefrec import PrefRec, PrefRecConfig
 from recrl.algorithms.task import Task
@@ -51,28 +51,18 @@ def works(users: int = 200) -> dict[str, Work]:
     train, logged = PairBatches(trajectories, pairs.of("train"), 0), UniformSampler(FixedBuffer(all_rows(log)), None, 0)
 
     def learns(learner: TD3 | PrefRec, relabel: PreferenceReward | None = None) -> Work:
-        done = [0]
+        def update(step: int) -> None:
+            batch = logged.sample(BATCH, step)
+            if relabel is not None:
+                relabel.update(batch)
+                batch = relabel.apply(batch)
+            learner.update(batch)
 
-        def update(count: int) -> None:
-            for _ in range(count):
-                done[0] += 1
-                batch = logged.sample(BATCH, done[0])
-                if relabel is not None:
-                    relabel.update(batch)
-                    batch = relabel.apply(batch)
-                learner.update(batch)
-
-        return 20, update
+        return 20, counted(update)
 
     def judges(hidden: tuple[int, ...], batch_pairs: int, count: int) -> Work:
-        reward, done = LearnedReward(RewardConfig(flat, hidden, batch_pairs=batch_pairs), task), [0]
-
-        def step(count: int) -> None:
-            for _ in range(count):
-                done[0] += 1
-                reward.learn(*train.sample(batch_pairs, done[0]))
-
-        return count, step
+        reward = LearnedReward(RewardConfig(flat, hidden, batch_pairs=batch_pairs), task)
+        return count, counted(lambda step: reward.learn(*train.sample(batch_pairs, step)))
 
     config = PrefRecConfig(actor, wide)
     relabelled = PreferenceReward(LearnedReward(RewardConfig(flat), task), train, logged)

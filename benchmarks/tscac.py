@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from _timing import answer, interleaved, rows  # beside this script
+from _timing import answer, counted, interleaved, rows  # beside this script
 
 from recrl.algorithms import REGISTRY
 from recrl.algorithms.task import Task
@@ -51,14 +51,8 @@ def _work(name: str, signals: int, stage: int, kept: int = 10_000) -> Callable[[
         # of stage one, what follows the clone
         cloning = {"cloning_share": 1e-12} if name == "tscac" else {}
         config = replace(config, stage_one_updates=0 if stage == 2 else 10**9, **cloning)
-    learner, sampler, done = REGISTRY[name](config, Task(spec, goal), 0), UniformSampler(ring, None, 0), [0]
-
-    def update(count: int) -> None:
-        for _ in range(count):
-            done[0] += 1
-            learner.update(sampler.sample(BATCH, done[0]))
-
-    return update
+    learner, sampler = REGISTRY[name](config, Task(spec, goal), 0), UniformSampler(ring, None, 0)
+    return counted(lambda step: learner.update(sampler.sample(BATCH, step)))
 
 
 if __name__ == "__main__":
